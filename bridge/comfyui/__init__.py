@@ -1,0 +1,1 @@
+"""One ComfyUI server: its frames (pure), its HTTP interface and its websocket."""

@@ -1,0 +1,126 @@
+"""The daemon: builds the parts, starts them in order, and stops them in reverse when it is cancelled.
+
+Only wrong settings and a store that cannot be opened are fatal. A face that fails is started again with growing
+pauses and harms no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from bridge import events
+from bridge.core import Core
+from bridge.errors import BridgeError, SettingsError, StoreError
+from bridge.jobs.runner import Runner
+from bridge.jobs.store import Store
+from bridge.library import Library
+from bridge.mqtt.brokers import BrokerOptions
+from bridge.mqtt.embedded import EmbeddedBroker
+from bridge.mqtt.face import MqttFace
+from bridge.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_PRUNE_EVERY = 3600.0
+_LONGEST_PAUSE = 60.0
+
+
+async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]] | None = None) -> None:
+    """Run the bridge until cancelled; `on_ready` is called once when everything is started.
+
+    Raises SettingsError, StoreError, Unsupported: what keeps the bridge from starting at all.
+    """
+    hub = events.Hub()
+    async with contextlib.AsyncExitStack() as stack:
+        url = None
+        broker = None
+        if settings.mqtt.url == "embedded":
+            broker = await stack.enter_async_context(EmbeddedBroker(_broker_options(settings)))
+            url = broker.url
+        store = await stack.enter_async_context(Store(settings.store.url, keep=settings.store.keep))
+        runner = Runner(settings, store, hub)
+        core = Core(settings, store, Library(settings.workflows.dir), runner, hub)
+        await core.start()
+        face = MqttFace(settings.mqtt, core, store, hub, url=url)
+        await stack.enter_async_context(face.listening())
+        stack.enter_context(hub.subscribed(_ObjectInfo(core, runner).listen))
+        async with asyncio.TaskGroup() as group:
+            started = asyncio.Event()
+            group.create_task(runner.run(started.set), name="runner")
+            await started.wait()
+            if broker is not None:
+                group.create_task(supervise("the embedded broker", broker.run), name="broker")
+            mqtt = group.create_task(supervise("the MQTT face", face.run), name="mqtt")
+            group.create_task(_housekeeping(core, store), name="housekeeping")
+            try:
+                if on_ready is not None:
+                    await on_ready(core)
+                await mqtt
+            finally:
+                # The face says goodbye while the rest is still there.
+                mqtt.cancel()
+                await asyncio.wait({mqtt})
+
+
+async def supervise(name: str, run_it: Callable[[], Awaitable[None]]) -> None:
+    """Run a part, and again with growing pauses when it fails; wrong settings and a broken store end it all."""
+    pause = 1.0
+    loop = asyncio.get_running_loop()
+    while True:
+        began = loop.time()
+        try:
+            await run_it()
+        except (SettingsError, StoreError):
+            raise
+        except Exception:
+            logger.exception("%s failed; it is started again in %g s", name, pause)
+        else:
+            return
+        await asyncio.sleep(pause)
+        pause = 1.0 if loop.time() - began > 2 * _LONGEST_PAUSE else min(2 * pause, _LONGEST_PAUSE)
+
+
+async def _housekeeping(core: Core, store: Store) -> None:
+    while True:
+        try:
+            gone = await store.prune(media_in_use=core.media_in_use())
+            if gone:
+                logger.info("%d old jobs were deleted from the store", gone)
+        except BridgeError as error:
+            logger.warning("the store could not be tidied: %s", error.message)
+        await asyncio.sleep(_PRUNE_EVERY)
+
+
+class _ObjectInfo:
+    """Has the core learn what nodes and models a backend has, whenever one comes online."""
+
+    def __init__(self, core: Core, runner: Runner) -> None:
+        self._core = core
+        self._runner = runner
+        self._task: asyncio.Task[None] | None = None
+
+    def listen(self, event: events.Event) -> None:
+        if isinstance(event, events.BackendState) and event.online:
+            self._task = asyncio.get_running_loop().create_task(self._learn(event.backend), name="object_info")
+
+    async def _learn(self, name: str) -> None:
+        backend = self._runner.pool.named(name)
+        if backend is None:
+            return
+        try:
+            self._core.learn_object_info(await backend.client.object_info())
+        except BridgeError as error:
+            logger.warning("%s does not tell its nodes: %s", name, error.message)
+
+
+def _broker_options(settings: Settings) -> BrokerOptions:
+    mqtt = settings.mqtt
+    password = None if mqtt.password is None else mqtt.password.get_secret_value()
+    beside = Path(settings.store.url.removeprefix("sqlite:///")).parent
+    return BrokerOptions(
+        beside / "broker", mqtt.embedded_port, mqtt.embedded_host, mqtt.broker_command, mqtt.username, password
+    )

@@ -1,0 +1,155 @@
+"""What happens, as typed events, and the hub that hands them to the faces.
+
+The documents in the events are JSON objects with the names of the wire (DESIGN section 5); every face shows the same.
+`Hub.publish` calls its listeners at once, in the order in which they subscribed, and never waits: a listener that needs
+time keeps a bounded queue of its own, with a named policy for what does not fit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A job's status changed; the final one is the last event of a job."""
+
+    job_id: str
+    workflow: str | None
+    document: Document
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """The node at work or its progress changed; as often as ComfyUI says so."""
+
+    job_id: str
+    workflow: str | None
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEvent:
+    """An event of ComfyUI that belongs to a prompt of ours; `raw` is the frame verbatim."""
+
+    job_id: str
+    workflow: str | None
+    event_type: str
+    raw: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPreview:
+    """A preview image; `seq` counts from 1 within the job, `node` is None where ComfyUI does not tell."""
+
+    job_id: str
+    workflow: str | None
+    node: str | None
+    seq: int
+    content_type: str
+    image: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutput:
+    """An output's bytes; `document` is its entry in the result."""
+
+    job_id: str
+    workflow: str | None
+    document: Document
+    data: bytes
+    answer: bool
+    """The picture that stands for the whole job: the first image, or the first of the node `save_image` names."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """The result; one for every end. The final JobStatus follows it."""
+
+    job_id: str
+    workflow: str | None
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class QueueChanged:
+    """Jobs came, started, moved or went."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """A ComfyUI server came (`online`) or went; `reason` says why."""
+
+    backend: str
+    online: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackendEvent:
+    """An event of ComfyUI that belongs to no prompt of ours; `raw` is the frame verbatim."""
+
+    backend: str
+    event_type: str
+    raw: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowsChanged:
+    """Workflows came, changed or went, or another one is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValuesChanged:
+    """The values of a workflow changed."""
+
+    workflow: str
+
+
+Event = (
+    JobStatus
+    | JobProgress
+    | PromptEvent
+    | PromptPreview
+    | JobOutput
+    | JobResult
+    | QueueChanged
+    | BackendState
+    | BackendEvent
+    | WorkflowsChanged
+    | ValuesChanged
+)
+Listener = Callable[[Event], None]
+
+
+class Hub:
+    """Hands each event to every listener."""
+
+    def __init__(self) -> None:
+        self._listeners: tuple[Listener, ...] = ()
+
+    @contextmanager
+    def subscribed(self, listener: Listener) -> Iterator[None]:
+        """Call `listener` for each event, within the block."""
+        self._listeners = (*self._listeners, listener)
+        try:
+            yield
+        finally:
+            self._listeners = tuple(one for one in self._listeners if one is not listener)
+
+    def publish(self, event: Event) -> None:
+        """Hand an event on; a listener that raises is logged and harms no other."""
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                logger.exception("a listener failed on %s", type(event).__name__)

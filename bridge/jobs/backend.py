@@ -1,0 +1,226 @@
+"""One ComfyUI server as the runner sees it: what of ours is in it, and which frame belongs to which job."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from bridge import events
+from bridge.comfyui import protocol
+from bridge.comfyui.client import ComfyClient
+from bridge.comfyui.shapes import HistoryEntry
+from bridge.comfyui.socket import ComfySocket
+from bridge.jobs.lifecycle import Change, Lifecycle
+from bridge.jobs.model import Job, Output, Payload, slug_of_url
+
+logger = logging.getLogger(__name__)
+
+_REMEMBERED = 256
+
+
+class Verdict(Enum):
+    """What became of a submission, as far as ComfyUI tells."""
+
+    OVER = auto()
+    LOST = auto()
+    DELETED = auto()
+    STUCK = auto()
+
+
+@dataclass(slots=True)
+class Active:
+    """A job that a backend holds, from its preparation to the end of the prompt."""
+
+    job: Job
+    payload: Payload
+    life: Lifecycle
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    verdict: Verdict | None = None
+    fetches: list[asyncio.Task[tuple[Output, bytes | None]]] = field(default_factory=list)
+    submitted: bool = False
+    epoch: int = 0
+    """The backend's epoch at the submission: another one now means that frames, or the prompt, may be lost."""
+    ambiguous: bool = False
+    """Whether ComfyUI has taken the prompt is not known."""
+    missing: int = 0
+    """How many times in a row neither the queue nor the history knew the prompt."""
+    last_sign: float = 0.0
+    """When ComfyUI last said something about it (loop time)."""
+
+    def decide(self, verdict: Verdict) -> None:
+        """End the waiting for this submission."""
+        if self.verdict is None:
+            self.verdict = verdict
+            self.done.set()
+
+
+class Backend:
+    """A ComfyUI server. `run` keeps its websocket and tells `on_change` of each life's changes."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        hub: events.Hub,
+        on_change: Callable[[Backend, Active, Change], None],
+        on_state: Callable[[Backend], None],
+        previews: bool = True,
+    ) -> None:
+        self.url = url
+        self.name = slug_of_url(url)
+        self.client = ComfyClient(url)
+        self.socket = ComfySocket(
+            url,
+            on_message=self._on_message,
+            on_connected=self._on_connected,
+            on_disconnected=self._on_disconnected,
+            previews=previews,
+        )
+        self.active: dict[str, Active] = {}
+        self.online = False
+        self.epoch = 0
+        self.stuck = False
+        """It holds a prompt and does nothing; nothing more is sent to it."""
+        self.stuck_on: set[str] = set()
+        """What it ran when it got stuck."""
+        self.failures = 0
+        """Attempts in a row that failed for the server's sake."""
+        self.rested_until = 0.0
+        """Loop time before which nothing is sent to it."""
+        self.last_workflow: str | None = None
+        self.uploaded: dict[str, str] = {}
+        """Names in its input folder of images uploaded since it came online, by what they were made of."""
+        self.leftovers: set[str] = set()
+        """Prompts that we gave up while it was away: deleted and interrupted when it is back."""
+        self.suspicious = asyncio.Event()
+        """Set when the queue and the history should be asked soon."""
+        self.live_frames = 0
+        """Frames since the connection was made."""
+        self.offline_since: float | None = 0.0
+        self._hub = hub
+        self._on_change = on_change
+        self._on_state = on_state
+        self._recent: deque[str] = deque(maxlen=_REMEMBERED)
+
+    async def run(self) -> None:
+        """Keep the websocket, until cancelled."""
+        await self.socket.run()
+
+    def take(self, active: Active) -> None:
+        """Hold a job; its frames are its own from now on."""
+        self.active[active.job.id] = active
+        active.last_sign = asyncio.get_running_loop().time()
+
+    def release(self, active: Active) -> None:
+        """Let go of a job; frames that still come for it are dropped."""
+        if self.active.pop(active.job.id, None) is not None:
+            self._recent.append(active.job.id)
+
+    @property
+    def current(self) -> Active | None:
+        """The job of ours that runs just now: frames without a prompt_id are its own."""
+        for active in self.active.values():
+            if active.life.started and not active.life.over:
+                return active
+        return None
+
+    def mark_started(self, active: Active) -> None:
+        """Note that the queue shows the prompt as running, its start having been missed."""
+        self._changed(active, active.life.feed(protocol.ExecutionStart(active.job.id)))
+
+    def learn(self, active: Active, entry: HistoryEntry) -> None:
+        """Take the history's word for the end of a prompt."""
+        self._tell(active, active.life.learn(entry))
+        active.decide(Verdict.OVER)
+
+    def _on_connected(self) -> None:
+        self.online = True
+        self.offline_since = None
+        self.live_frames = 0
+        self.uploaded.clear()
+        self.suspicious.set()
+        self._hub.publish(events.BackendState(self.name, online=True))
+        self._on_state(self)
+
+    def _on_disconnected(self, reason: str) -> None:
+        self.epoch += 1
+        self.suspicious.set()
+        if not self.online:
+            return
+        self.online = False
+        self.offline_since = asyncio.get_running_loop().time()
+        self._hub.publish(events.BackendState(self.name, online=False, reason=reason))
+        self._on_state(self)
+
+    def _on_message(self, message: protocol.Message) -> None:
+        self.live_frames += 1
+        match message:
+            case protocol.PreviewImage():
+                self._on_preview(message)
+            case protocol.TextFrame():
+                self._on_text(message)
+            case protocol.Malformed():
+                logger.debug("%s sent a frame that is none of ComfyUI's: %s", self.name, message.reason)
+            case protocol.Status(queue_remaining=remaining):
+                # Fewer than we have there: one of ours ended, or was deleted without a word.
+                if remaining < sum(active.submitted and not active.life.over for active in self.active.values()):
+                    self.suspicious.set()
+                self._hub.publish(events.BackendEvent(self.name, message.event_type, message.raw))
+            case protocol.Executing(prompt_id=None):
+                self._on_event(self.current, message)
+            case _:
+                self._on_event(self.active.get(message.prompt_id or ""), message)
+
+    def _on_event(self, active: Active | None, message: protocol.TextMessage) -> None:
+        if active is None:
+            if message.prompt_id not in self._recent:
+                self._hub.publish(events.BackendEvent(self.name, message.event_type, message.raw))
+            return
+        self._hub.publish(events.PromptEvent(active.job.id, active.job.workflow, message.event_type, message.raw))
+        change = active.life.feed(message)
+        if message.prompt_id is None:  # said to every new connection: no sign of life
+            self._tell(active, change)
+        else:
+            self._changed(active, change)
+
+    def _on_preview(self, message: protocol.PreviewImage) -> None:
+        active = self.active.get(message.prompt_id) if message.prompt_id else self.current
+        if active is None:
+            return
+        job, life = active.job, active.life
+        change = life.feed(message)
+        node = message.node or life.node
+        seq = life.preview_count
+        self._hub.publish(events.PromptPreview(job.id, job.workflow, node, seq, message.content_type, message.image))
+        self._changed(active, change)
+
+    def _on_text(self, message: protocol.TextFrame) -> None:
+        raw = json.dumps({"type": "text", "data": {"node": message.node, "text": message.text}})
+        active = self.current
+        if active is None or message.node not in active.payload.graph:
+            self._hub.publish(events.BackendEvent(self.name, message.event_type, raw))
+            return
+        self._hub.publish(events.PromptEvent(active.job.id, active.job.workflow, message.event_type, raw))
+        self._changed(active, active.life.feed(message))
+
+    def _changed(self, active: Active, change: Change) -> None:
+        active.last_sign = asyncio.get_running_loop().time()
+        self._tell(active, change)
+        if Change.OVER not in change:
+            return
+        life = active.life
+        if life.end is None or active.epoch != self.epoch or not life.found:
+            # The frame that tells the end, or an output, may have been missed: the history has them.
+            self.suspicious.set()
+            active.ambiguous = True
+        else:
+            active.decide(Verdict.OVER)
+
+    def _tell(self, active: Active, change: Change) -> None:
+        if change:
+            self._on_change(self, active, change)

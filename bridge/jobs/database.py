@@ -1,0 +1,169 @@
+"""SQLite behind one thread that owns the connection and commits in groups.
+
+Callers hand in functions; what has gathered while a transaction was being written is written in the next one
+together, which makes thousands of small durable writes a second possible (WAL mode). A function that fails takes
+back its own changes only. Reads go the same way, so that everybody sees what was written before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from bridge.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_GROUP = 500
+
+
+@dataclass(slots=True)
+class _Operation:
+    function: Callable[[sqlite3.Connection], Any]
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    durable: bool
+    outcome: Any = None
+    error: BaseException | None = None
+
+
+class Database:
+    """A SQLite file. `async with Database(path, schema) as database: await database.run(function)`.
+
+    Raises StoreError on entering if the file cannot be opened, or holds something else.
+    """
+
+    def __init__(self, path: str, schema: str, *, version: int) -> None:
+        self._path = path
+        self._schema = schema
+        self._version = version
+        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def __aenter__(self) -> Self:
+        connection = await asyncio.to_thread(self._open)
+        self._thread = threading.Thread(target=self._work, args=(connection,), name="store", daemon=True)
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._queue.put(None)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+
+    async def run(self, function: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
+        """Run `function` inside a transaction and return its result once that is committed.
+
+        durable: on the disk itself (fsync), so that it outlives a power cut; else it outlives the process.
+        Raises StoreError if the database cannot be written, a full disk for instance.
+        """
+        future = self.start(function, durable=durable)
+        result: T = await future
+        return result
+
+    def start(self, function: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> asyncio.Future[T]:
+        """Like `run`, without waiting: the order of calls is the order of writes."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        if self._thread is None:
+            future.set_exception(StoreError("the store is closed"))
+        else:
+            self._queue.put(_Operation(function, future, loop, durable))
+        return future
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            if self._path != ":memory:":
+                Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA journal_size_limit=16000000")
+                found = connection.execute("PRAGMA user_version").fetchone()[0]
+                if found not in {0, self._version}:
+                    raise StoreError(
+                        f"the store {self._path} is of version {found}, this bridge needs {self._version}; "
+                        "move the file away, or name another one in store.url"
+                    )
+                connection.executescript(self._schema)
+                connection.execute(f"PRAGMA user_version={self._version}")
+            except BaseException:
+                connection.close()
+                raise
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"the store {self._path} cannot be opened: {error}; see store.url") from error
+        return connection
+
+    def _work(self, connection: sqlite3.Connection) -> None:
+        with contextlib.closing(connection):
+            while True:
+                operations, more = self._gather()
+                if operations:
+                    self._transact(connection, operations)
+                    for operation in operations:
+                        # The loop may be gone when a daemon is torn down: then nobody waits for the answer.
+                        with contextlib.suppress(RuntimeError):
+                            operation.loop.call_soon_threadsafe(_resolve, operation)
+                if not more:
+                    return
+
+    def _gather(self) -> tuple[list[_Operation], bool]:
+        operations: list[_Operation] = []
+        operation = self._queue.get()
+        while operation is not None:
+            operations.append(operation)
+            if len(operations) == _GROUP:
+                return operations, True
+            try:
+                operation = self._queue.get_nowait()
+            except queue.Empty:
+                return operations, True
+        return operations, False
+
+    def _transact(self, connection: sqlite3.Connection, operations: list[_Operation]) -> None:
+        try:
+            level = "FULL" if any(operation.durable for operation in operations) else "NORMAL"
+            connection.execute(f"PRAGMA synchronous={level}")
+            connection.execute("BEGIN IMMEDIATE")
+            for operation in operations:
+                self._apply(connection, operation)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            for operation in operations:
+                operation.error = operation.error or StoreError(f"the store cannot be written: {error}")
+
+    def _apply(self, connection: sqlite3.Connection, operation: _Operation) -> None:
+        connection.execute("SAVEPOINT operation")
+        try:
+            operation.outcome = operation.function(connection)
+        except sqlite3.Error as error:
+            operation.error = StoreError(f"the store cannot be written: {error}")
+        except Exception as error:  # noqa: BLE001  it is raised where it was asked for
+            operation.error = error
+        if operation.error is not None and connection.in_transaction:
+            connection.execute("ROLLBACK TO operation")
+        if connection.in_transaction:
+            connection.execute("RELEASE operation")
+        else:  # a full disk ends the whole transaction
+            raise sqlite3.OperationalError(str(operation.error))
+
+
+def _resolve(operation: _Operation) -> None:
+    if operation.future.done():
+        return
+    if operation.error is not None:
+        operation.future.set_exception(operation.error)
+    else:
+        operation.future.set_result(operation.outcome)

@@ -1,0 +1,103 @@
+"""The ComfyUI servers together: who takes the next job, and what they can be asked as one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from bridge.comfyui.shapes import FileRef
+from bridge.errors import BackendOffline, TimedOut
+from bridge.jobs.backend import Backend
+from bridge.jobs.model import Job
+
+_AWAY = (BackendOffline, TimedOut)
+
+
+class Pool:
+    """Several backends. depth: how many prompts of ours may be inside one of them."""
+
+    def __init__(self, backends: list[Backend], *, depth: int) -> None:
+        self.backends = backends
+        self._depth = depth
+
+    def choose(self, job: Job) -> Backend | None:
+        """Return the backend for a job: the one with the least in it, then the one that has its models loaded."""
+        now = asyncio.get_running_loop().time()
+        free = [
+            backend
+            for backend in self.backends
+            if backend.online
+            and not backend.stuck
+            and backend.rested_until <= now
+            and len(backend.active) < self._depth
+        ]
+        # The server keeps only the last prompt's nodes: another workflow would load its models again.
+        return min(free, key=lambda one: (len(one.active), one.last_workflow != job.workflow), default=None)
+
+    def named(self, name: str | None) -> Backend | None:
+        """Return the backend of that name."""
+        return next((backend for backend in self.backends if backend.name == name), None)
+
+    def holding(self, job_id: str) -> Backend | None:
+        """Return the backend that a job is in."""
+        return next((backend for backend in self.backends if job_id in backend.active), None)
+
+    def others_online(self, backend: Backend) -> bool:
+        """Tell whether another backend could take this one's jobs."""
+        return any(other.online and not other.stuck for other in self.backends if other is not backend)
+
+    @property
+    def online(self) -> int:
+        """How many are there."""
+        return sum(backend.online for backend in self.backends)
+
+    async def file_exists(self, file: FileRef) -> bool | None:
+        """Ask for a file; None if nobody can tell. With several backends, one that has it is enough."""
+        answers: set[bool | None] = set()
+        for backend in self.backends:
+            try:
+                answers.add(await backend.client.exists(file) if backend.online else None)
+            except _AWAY:
+                answers.add(None)
+        return True if True in answers else (None if None in answers else False)
+
+    async def free(self, *, unload_models: bool, free_memory: bool) -> list[str]:
+        """Free the memory of every backend that answers; return their names."""
+        done = []
+        for backend in self.backends:
+            try:
+                await backend.client.free(unload_models=unload_models, free_memory=free_memory)
+                done.append(backend.name)
+            except _AWAY:
+                continue
+        return done
+
+    async def health(self) -> dict[str, Any]:
+        """Return each backend's state, version and the memory of its devices (bytes), by its name."""
+        documents = await asyncio.gather(*(self._health(backend) for backend in self.backends))
+        return {backend.name: document for backend, document in zip(self.backends, documents, strict=True)}
+
+    async def _health(self, backend: Backend) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "url": backend.client.url,
+            "state": "online" if backend.online else "offline",
+            "stuck": backend.stuck,
+            "jobs": len(backend.active),
+        }
+        if not backend.online:
+            return document
+        try:
+            stats = await backend.client.system_stats()
+        except _AWAY as error:
+            return document | {"error": error.message}
+        devices = stats.get("devices")
+        return document | {
+            "comfyui_version": stats["system"].get("comfyui_version"),
+            "ram_total": stats["system"].get("ram_total"),
+            "ram_free": stats["system"].get("ram_free"),
+            "devices": [_device(one) for one in devices if isinstance(one, dict)] if isinstance(devices, list) else [],
+        }
+
+
+def _device(device: dict[str, Any]) -> dict[str, Any]:
+    return {key: device.get(key) for key in ("name", "type", "vram_total", "vram_free")}

@@ -1,0 +1,437 @@
+"""Drives jobs: from the queue to a backend, through ComfyUI, to a result. Exactly one final status each.
+
+The websocket tells what happens at once; `bridge.jobs.reconciler` asks the queue and the history whenever the
+socket cannot be trusted. A job is written before it is accepted, before it is submitted and when it has ended, so
+that after a crash the next start knows where to look for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from bridge import errors, events
+from bridge.jobs import documents
+from bridge.jobs.backend import Active, Backend, Verdict
+from bridge.jobs.lifecycle import Change, End, Found, Lifecycle
+from bridge.jobs.model import Job, Output, Payload, Status
+from bridge.jobs.pool import Pool
+from bridge.jobs.reconciler import Reconciler
+from bridge.jobs.store import Store
+from bridge.jobs.submission import Again, Submitter
+from bridge.jobs.waiting import Waiting
+from bridge.media import outputs
+from bridge.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_LOOK_AHEAD = 50
+_PAYLOADS_KEPT = 256
+"""Snapshots of waiting jobs that stay in memory; those of the rest are read from the store when their turn comes."""
+_RETRY_PAUSE = 1.0
+_REST_AFTER = 3
+_REST = 30.0
+_FETCH_PATIENCE = 120.0
+"""Seconds that outputs are waited for when their backend goes away after the prompt's end."""
+_IDLE = 1.0
+
+
+class Runner:
+    """Runs jobs on the backends. `run` is its whole life; the other methods may be called while it runs."""
+
+    def __init__(
+        self, settings: Settings, store: Store, hub: events.Hub, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._hub = hub
+        self._clock = clock
+        self._submitter = Submitter(store, clock=clock)
+        self._waiting = Waiting()
+        self._payloads: dict[str, Payload] = {}
+        self._since: dict[str, float] = {}
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: dict[str, Active] = {}
+        """Every job that a backend holds or whose outputs are being fetched."""
+        backends = [
+            Backend(
+                url,
+                hub=hub,
+                on_change=self._on_change,
+                on_state=lambda _: self._wake.set(),
+                previews=settings.comfyui.previews,
+            )
+            for url in settings.comfyui.urls
+        ]
+        self.pool = Pool(backends, depth=settings.comfyui.depth)
+
+    # Life
+
+    async def run(self, started: Callable[[], None]) -> None:
+        """Take up what the last run left, then serve until cancelled; `started` is called in between."""
+        async with contextlib.AsyncExitStack() as stack:
+            for backend in self.pool.backends:
+                await stack.enter_async_context(backend.client)
+            await self._recover()
+            started()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for backend in self.pool.backends:
+                        group.create_task(backend.run(), name=f"backend {backend.name}")
+                        reconciler = Reconciler(backend, stall_timeout=self._settings.comfyui.stall_timeout)
+                        group.create_task(reconciler.run(self.pool.others_online), name=f"reconciler {backend.name}")
+                    group.create_task(self._dispatch(), name="dispatcher")
+            finally:
+                await self._abandon()
+
+    async def _abandon(self) -> None:
+        # The jobs stay in ComfyUI and in the store: the next start finds them there.
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _recover(self) -> None:
+        for job in await self._store.unpublished():
+            self._publish_end(job)
+        for job in await self._store.unfinished():
+            backend = self.pool.named(job.backend) if job.submitted else None
+            if backend is None:
+                self._enqueue(job)
+                continue
+            payload = await self._store.payload(job.id)
+            # ComfyUI sends a prompt's events to the client that submitted it: be that client again.
+            if job.client_id is not None:
+                backend.socket.resume(job.client_id)
+            active = Active(job, payload, Lifecycle(job.id, payload.graph), submitted=True, ambiguous=True)
+            active.epoch = backend.epoch - 1
+            self._since[job.id] = time.monotonic()
+            self._hold(backend, active)
+            self._spawn(self._drive(backend, active), f"job {job.id}")
+
+    # Commands
+
+    async def accept(self, jobs: Sequence[tuple[Job, Payload]]) -> None:
+        """Take new jobs: written to the store when this returns. Raises QueueFull, all or none."""
+        if len(self._waiting) + len(jobs) > self._settings.jobs.max_waiting:
+            raise errors.QueueFull(
+                f"{len(self._waiting)} jobs wait and {self._settings.jobs.max_waiting} may (jobs.max_waiting); "
+                "try again when some have run"
+            )
+        await self._store.add([(job, payload.dump()) for job, payload in jobs])
+        for job, payload in jobs:
+            if len(self._payloads) < _PAYLOADS_KEPT:
+                self._payloads[job.id] = payload
+            self._enqueue(job)
+        self._hub.publish(events.QueueChanged())
+
+    async def interrupt(self, job_id: str) -> None:
+        """End a job. Raises UnknownPrompt, AlreadyOver."""
+        waiting = self._waiting.remove(job_id)
+        if waiting is not None:
+            self._finish_waiting(waiting, Status.INTERRUPTED, documents.interrupted())
+            return
+        active = self._running.get(job_id)
+        if active is None or active.job.status is Status.FINISHING:
+            job = active.job if active is not None else await self._store.job(job_id)
+            if job is None:
+                raise errors.UnknownPrompt(f"there is no job {job_id!r}")
+            raise errors.AlreadyOver(f"the job {job_id} is already {job.status}")
+        self._stop(active)
+
+    def interrupt_all(self, *, batch_id: str | None = None, workflow: str | None = None) -> list[str]:
+        """End every job that waits or runs, of one batch or workflow if named; return their ids."""
+
+        def meant(job: Job) -> bool:
+            return (batch_id is None or job.batch_id == batch_id) and (workflow is None or job.workflow == workflow)
+
+        waiting = [job for job in self._waiting.first(len(self._waiting)) if meant(job)]
+        for job in waiting:
+            self._waiting.remove(job.id)
+            self._finish_waiting(job, Status.INTERRUPTED, documents.interrupted())
+        running = [
+            active
+            for active in self._running.values()
+            if active.job.status is not Status.FINISHING and meant(active.job)
+        ]
+        for active in running:
+            self._stop(active)
+        return [job.id for job in waiting] + [active.job.id for active in running]
+
+    async def job_document(self, job_id: str) -> dict[str, Any]:
+        """Return a job as every face shows it. Raises UnknownPrompt."""
+        active = self._running.get(job_id)
+        if active is not None:
+            return documents.job(active.job, life=active.life)
+        job = self._waiting.get(job_id)
+        if job is None:
+            job = await self._store.job(job_id)
+            if job is None:
+                raise errors.UnknownPrompt(f"there is no job {job_id!r}")
+        return documents.job(job)
+
+    def queue_document(self, limit: int) -> dict[str, Any]:
+        """Return `queue/state`: what runs and what waits, the first `limit` of it, with estimates in seconds."""
+        running = [active for active in self._running.values() if active.job.status is not Status.FINISHING]
+        left = sum(self._waiting.expected(active.job.workflow) * (1 - active.life.percent / 100) for active in running)
+        lanes = self.pool.online
+        return {
+            "running": [documents.queued(active.job, percent=active.life.percent) for active in running],
+            "waiting": [
+                documents.queued(job, position=position, seconds=seconds)
+                for position, job, seconds in self._waiting.estimates(limit, ahead=left, lanes=lanes)
+            ],
+            "running_count": len(running),
+            "waiting_count": len(self._waiting),
+            "lanes": lanes,
+        }
+
+    # Dispatch
+
+    def _enqueue(self, job: Job) -> None:
+        job.status = Status.QUEUED
+        position = self._waiting.next_position(job.priority)
+        self._waiting.add(job)
+        self._since[job.id] = time.monotonic()
+        self._publish_status(job, position=position)
+        self._wake.set()
+
+    async def _dispatch(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_IDLE):
+                    await self._wake.wait()
+            self._wake.clear()
+            for job in self._waiting.expired(self._clock()):
+                self._finish_waiting(job, Status.FAILED, documents.expired(job).to_json())
+            while await self._dispatch_one():
+                pass
+
+    async def _dispatch_one(self) -> bool:
+        for job in self._waiting.first(1 if len(self.pool.backends) == 1 else _LOOK_AHEAD):
+            backend = self.pool.choose(job)
+            if backend is None:
+                return False
+            self._waiting.remove(job.id)
+            payload = self._payloads.pop(job.id, None)
+            if payload is None:
+                try:
+                    payload = await self._store.payload(job.id)
+                except errors.BridgeError as error:
+                    self._finish_waiting(job, Status.FAILED, error.to_json())
+                    return True
+            active = Active(job, payload, Lifecycle(job.id, payload.graph))
+            self._hold(backend, active)
+            self._spawn(self._drive(backend, active), f"job {job.id}")
+            return True
+        return False
+
+    def _hold(self, backend: Backend, active: Active) -> None:
+        self._running[active.job.id] = active
+        backend.take(active)
+
+    # One job
+
+    async def _drive(self, backend: Backend, active: Active) -> None:
+        job = active.job
+        try:
+            end, error = await self._attempt(backend, active)
+        except Again as again:
+            self._let_go(backend, active)
+            self._retry(backend, job, again)
+            return
+        except errors.BridgeError as reason:
+            end, error = (Status.INTERRUPTED, None) if job.interrupting else (Status.FAILED, reason)
+        except Exception:
+            logger.exception("the job %s failed inside the bridge", job.id)
+            end, error = Status.FAILED, errors.Internal("the bridge failed on this job; its log holds more")
+        else:
+            backend.failures = 0
+        backend.release(active)
+        self._wake.set()
+        with contextlib.suppress(errors.StoreError):
+            await self._finish(backend, active, end, error)
+
+    async def _attempt(self, backend: Backend, active: Active) -> tuple[Status, errors.BridgeError | None]:
+        """Run a job once; return how it ended. Raises Again, or the error that ends it."""
+        job = active.job
+        if not active.submitted:
+            self._set_status(active, Status.PREPARING)
+            await self._submitter.submit(backend, active)
+        await active.done.wait()
+        match active.verdict:
+            case Verdict.DELETED:
+                if job.interrupting:
+                    return Status.INTERRUPTED, None
+                raise errors.DeletedElsewhere("the prompt was deleted from ComfyUI's queue, not by this bridge")
+            case Verdict.LOST if job.interrupting:
+                return Status.INTERRUPTED, None
+            case Verdict.LOST:
+                reason = errors.Lost("ComfyUI no longer knows the prompt; it was restarted, or its history was cleared")
+                raise Again(reason, counts=True)
+            case Verdict.STUCK:
+                raise Again(errors.Stuck(f"ComfyUI at {backend.name} holds the prompt and does nothing"), counts=True)
+            case _:
+                return self._ended(active)
+
+    def _ended(self, active: Active) -> tuple[Status, errors.BridgeError | None]:
+        job, life = active.job, active.life
+        match life.end:
+            case End.SUCCESS:
+                return Status.COMPLETED, life.error
+            case End.INTERRUPTED if job.interrupting:
+                return Status.INTERRUPTED, None
+            case End.INTERRUPTED:
+                return Status.INTERRUPTED, errors.DeletedElsewhere("the prompt was interrupted in ComfyUI, not by us")
+            case _:
+                error = life.error or errors.ExecutionError("ComfyUI reports a failure without a reason")
+                if isinstance(error, errors.OutOfMemory) and job.attempts < min(2, self._settings.jobs.attempts):
+                    raise Again(error, counts=True)
+                return Status.FAILED, error
+
+    def _retry(self, backend: Backend, job: Job, again: Again) -> None:
+        """Put a job back into the queue, or end it if it had its attempts."""
+        job.submitted, job.backend = False, None
+        if again.counts:
+            backend.failures += 1
+        if job.interrupting:
+            self._finish_waiting(job, Status.INTERRUPTED, documents.interrupted())
+            return
+        if again.counts and job.attempts >= self._settings.jobs.attempts:
+            self._finish_waiting(job, Status.FAILED, again.reason.to_json())
+            return
+        logger.warning("the job %s goes back to the queue: %s", job.id, again.reason.message)
+        pause = _REST if backend.failures >= _REST_AFTER else _RETRY_PAUSE
+        backend.rested_until = asyncio.get_running_loop().time() + pause
+        job.error = again.reason.to_json()
+        self._save(job)
+        self._enqueue(job)
+        self._hub.publish(events.QueueChanged())
+
+    def _stop(self, active: Active) -> None:
+        job = active.job
+        if not job.interrupting:
+            job.interrupting = True
+            self._save(job)
+            backend = self.pool.holding(job.id)
+            if backend is not None:
+                self._spawn(Reconciler.stop(backend, active), f"stop {job.id}")
+
+    # Changes, outputs, ends
+
+    def _on_change(self, backend: Backend, active: Active, change: Change) -> None:
+        job, life = active.job, active.life
+        if Change.STARTED in change and job.status in {Status.QUEUED, Status.PREPARING}:
+            job.started_at = self._clock()
+            self._set_status(active, Status.RUNNING)
+        if change & (Change.NODE | Change.PROGRESS):
+            job.seq += 1
+            self._hub.publish(events.JobProgress(job.id, job.workflow, documents.status(job, life=life)))
+        while len(active.fetches) < len(life.found):
+            n = len(active.fetches)
+            fetch = self._fetch(backend, life.found[n], n)
+            active.fetches.append(asyncio.get_running_loop().create_task(fetch, name=f"output {job.id}/{n}"))
+
+    async def _fetch(self, backend: Backend, found: Found, n: int) -> tuple[Output, bytes | None]:
+        limit = asyncio.get_running_loop().time() + _FETCH_PATIENCE
+        while True:
+            output, data = await outputs.fetch(backend.client, found, n, max_bytes=self._settings.media.max_output)
+            gone = output.error is not None and output.error["code"] in {"backend_offline", "timeout"}
+            if not gone or asyncio.get_running_loop().time() > limit:
+                return output, data
+            await asyncio.sleep(_RETRY_PAUSE)
+
+    async def _finish(self, backend: Backend, active: Active, end: Status, error: errors.BridgeError | None) -> None:
+        job, life = active.job, active.life
+        if active.submitted and life.started:
+            self._set_status(active, Status.FINISHING)
+        made: list[Output] = []
+        answer = self._answer(life.found, active.payload.answer_node)
+        for fetch in active.fetches:
+            output, data = await fetch
+            made.append(output)
+            if data is not None:
+                document = output.to_json()
+                self._hub.publish(events.JobOutput(job.id, job.workflow, document, data, answer=output.n == answer))
+        job.outputs, job.text = tuple(made), tuple(life.texts)
+        job.backend = backend.name
+        if end is Status.COMPLETED and job.started_at is not None:
+            self._waiting.ran(job.workflow, job.durations.get(Status.RUNNING, 0.0))
+        reason = documents.interrupted() if end is Status.INTERRUPTED and error is None else None
+        await self._end(job, end, error.to_json() if error is not None else reason)
+        self._running.pop(job.id, None)
+        self._wake.set()
+
+    def _answer(self, found: Sequence[Found], node: str | None) -> int | None:
+        """Return which output stands for the job: the first of the named node, else the first that is no temp file."""
+        numbers = list(range(len(found)))
+        named = [n for n in numbers if found[n].node == node]
+        saved = [n for n in numbers if found[n].file.type != "temp"]
+        return next(iter([*named, *saved, *numbers]), None)
+
+    def _finish_waiting(self, job: Job, end: Status, error: Any) -> None:
+        self._payloads.pop(job.id, None)
+        self._spawn(self._end(job, end, error), f"end {job.id}")
+
+    async def _end(self, job: Job, end: Status, error: Any) -> None:
+        self._clock_status(job)
+        job.status, job.error, job.finished_at = end, error, self._clock()
+        job.durations["total"] = max(0.0, job.finished_at - job.created_at)
+        try:
+            await self._store.save(job)
+        except errors.StoreError as failure:
+            # Better a result that a restart forgets than none.
+            logger.error("the end of the job %s cannot be written: %s", job.id, failure.message)
+        self._publish_end(job)
+        self._hub.publish(events.QueueChanged())
+
+    def _publish_end(self, job: Job) -> None:
+        self._hub.publish(events.JobResult(job.id, job.workflow, job.result()))
+        self._publish_status(job)
+        self._since.pop(job.id, None)
+
+    # Small change
+
+    def _let_go(self, backend: Backend, active: Active) -> None:
+        backend.release(active)
+        self._running.pop(active.job.id, None)
+        for fetch in active.fetches:
+            fetch.cancel()
+
+    def _set_status(self, active: Active, status: Status) -> None:
+        if active.job.status is not status:
+            self._clock_status(active.job)
+            active.job.status = status
+            self._publish_status(active.job, active=active)
+            self._hub.publish(events.QueueChanged())
+
+    def _clock_status(self, job: Job) -> None:
+        now = time.monotonic()
+        seconds = now - self._since.get(job.id, now)
+        job.durations[job.status] = job.durations.get(job.status, 0.0) + seconds
+        self._since[job.id] = now
+
+    def _publish_status(self, job: Job, *, active: Active | None = None, position: int | None = None) -> None:
+        job.seq += 1
+        life = active.life if active is not None else None
+        document = documents.status(job, life=life, position=position)
+        self._hub.publish(events.JobStatus(job.id, job.workflow, document, final=job.status.final))
+
+    def _save(self, job: Job) -> None:
+        future = self._store.save(job)
+        future.add_done_callback(_log_failure)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _log_failure(future: asyncio.Future[None]) -> None:
+    error = None if future.cancelled() else future.exception()
+    if error is not None:
+        logger.error("%s", error)

@@ -1,0 +1,202 @@
+"""Commands by MQTT: a message in, a call of the core, an answer out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from bridge import requests
+from bridge.core import Core
+from bridge.errors import BadPayload, BridgeError, Internal, RetainedCommand, UnknownCommand
+from bridge.mqtt import payloads
+from bridge.mqtt.message import Message
+from bridge.mqtt.outbox import Policy
+from bridge.mqtt.topics import VERBS, Command, Topics
+
+logger = logging.getLogger(__name__)
+
+Publish = Callable[[Message, Policy], None]
+Data = dict[str, Any]
+
+_PRESS = b"PRESS"
+
+
+class Commands:
+    """Answers command messages; call `handle` for each, in the order of their coming.
+
+    Each is answered on `response/<command>`, and on the MQTT 5 response topic with its correlation data.
+    """
+
+    def __init__(self, core: Core, topics: Topics, publish: Publish) -> None:
+        self._core = core
+        self._topics = topics
+        self._publish = publish
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._cleared: set[str] = set()
+
+    def handle(self, message: Message, *, sees_own: bool) -> None:
+        """Take a message.
+
+        sees_own: the broker sends our own messages back (MQTT 3.1.1), so that after our clearing of a retained
+        command its empty message comes too: it is none.
+        """
+        command = self._topics.parse(message.topic)
+        if command is None:
+            return
+        if not message.payload and message.topic in self._cleared:
+            self._cleared.discard(message.topic)
+            return
+        if message.retain:
+            if not message.payload:  # somebody cleared a retained command
+                return
+            self._clear(message.topic, sees_own=sees_own)
+        task = asyncio.get_running_loop().create_task(self._answer(command, message), name=f"command {command.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """End the commands that are still at work."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _clear(self, topic: str, *, sees_own: bool) -> None:
+        logger.warning("the command on %s was retained: refused and cleared", topic)
+        if sees_own:
+            self._cleared.add(topic)
+        self._publish(Message(topic, b"", qos=1, retain=True), Policy.KEEP)
+
+    async def _answer(self, command: Command, message: Message) -> None:
+        transaction = next((value for key, value in message.user if key == "transaction"), None)
+        try:
+            if message.retain:
+                raise RetainedCommand("a command must not be retained: publish it without the retain flag")
+            document, transaction = self._read(command, message, transaction)
+        except BridgeError as error:
+            self._reply(command, message, _failure(error), transaction)
+            return
+
+        async def run() -> Data:
+            try:
+                return {"status": "ok", "data": await self._run(command, document)}
+            except BridgeError as error:
+                return _failure(error)
+            except Exception:
+                logger.exception("the command %s failed inside the bridge", command.name)
+                return _failure(Internal("the bridge failed on this command; its log holds more"))
+
+        if transaction is None:
+            reply = await run()
+        else:
+            reply = await self._core.transactions.once(command.name, transaction, run)
+        self._reply(command, message, reply, transaction)
+
+    def _read(self, command: Command, message: Message, transaction: str | None) -> tuple[Any, str | None]:
+        """Return what the payload says, and the transaction of a JSON payload taken out of it."""
+        if command.kind == "unknown":
+            verbs = f"; the requests are {', '.join(VERBS)}" if command.name.startswith("bridge/") else ""
+            raise UnknownCommand(f"there is no command {command.name}{verbs}")
+        if command.argument is not None and command.kind != "request":
+            return message.payload, transaction  # as it is
+        document = payloads.read(message.payload, message.content_type)
+        if isinstance(document, dict) and "transaction" in document:
+            document = dict(document)
+            key = document.pop("transaction")
+            if isinstance(key, bool) or not isinstance(key, (str, int)):
+                raise BadPayload("transaction must be a text or a whole number")
+            transaction = str(key)
+        return document, transaction
+
+    def _run(self, command: Command, document: Any) -> Awaitable[Data]:
+        core, workflow, argument = self._core, command.workflow, command.argument
+        match command.kind:
+            case "load":
+                return core.load(_request(requests.Load, document, plain="workflow"))
+            case "update/text" if argument is not None:
+                return core.update_text(requests.UpdateText(text=payloads.text(document), node_id=argument))
+            case "update/text":
+                return core.update_text(_request(requests.UpdateText, document, plain="text"))
+            case "update/image" if argument is not None:
+                return core.update_image_bytes(argument, document)
+            case "update/image" if isinstance(document, bytes):
+                return core.update_image_bytes(None, document)
+            case "update/image":
+                return core.update_image(requests.parse(requests.UpdateImage, document))
+            case "set" if argument is not None:
+                return core.set_parameter(argument, document, workflow=workflow or "")
+            case "update/values" | "set":
+                if not isinstance(document, dict):
+                    raise BadPayload('the payload must be a JSON object of values such as {"seed": 42, "6.text": "…"}')
+                return core.update_values(document, workflow=workflow)
+            case "queue":
+                return core.queue(_request(requests.Queue, document), workflow=workflow)
+            case "interrupt":
+                return core.interrupt(_request(requests.Interrupt, document, plain="prompt_id"), workflow=workflow)
+            case _:
+                return self._request(argument or "", document)
+
+    async def _request(self, verb: str, document: Any) -> Data:
+        core = self._core
+        match verb:
+            case "job":
+                return await core.job(_request(requests.JobRequest, document, plain="prompt_id"))
+            case "jobs":
+                return await core.jobs(_request(requests.JobsRequest, document))
+            case "free":
+                return await core.free(_request(requests.Free, document))
+            case "log_level":
+                return await core.log_level(_request(requests.LogLevel, document, plain="level"))
+        _request(requests.Nothing, document)
+        match verb:
+            case "health":
+                return await core.health()
+            case "workflows":
+                return core.workflows()
+            case _:
+                return await core.reload()
+
+    def _reply(self, command: Command, message: Message, reply: Mapping[str, Any], transaction: str | None) -> None:
+        document = dict(reply)
+        if transaction is not None:
+            document["transaction"] = transaction
+        as_msgpack = payloads.is_msgpack(message.content_type)
+        payload = payloads.dump(document, as_msgpack=as_msgpack)
+        content_type = payloads.MSGPACK if as_msgpack else payloads.JSON
+        topics = [self._topics.response(command.name)]
+        asked = message.response_topic
+        # A response topic that is a command would make the answer run it.
+        if asked and asked != topics[0] and self._topics.parse(asked) is None and not set(asked) & set("+#\0"):
+            topics.append(asked)
+        for topic in topics:
+            answer = Message(
+                topic,
+                payload,
+                qos=1,
+                content_type=content_type,
+                correlation=message.correlation,
+                text=not as_msgpack,
+            )
+            self._publish(answer, Policy.KEEP)
+
+
+def _request(model: type[requests.M], document: Any, *, plain: str | None = None) -> requests.M:
+    """Check a document; a plain payload stands for the field `plain`, an empty one or `PRESS` for no fields."""
+    if isinstance(document, bytes):
+        word = payloads.text(document).strip()
+        if not word or document.strip() == _PRESS:
+            document = {}
+        elif plain is None:
+            raise BadPayload(f"the payload must be empty or a JSON object, not the text {word[:40]!r}")
+        else:
+            document = {plain: word if plain != "text" else payloads.text(document)}
+    return requests.parse(model, document)
+
+
+def _failure(error: BridgeError) -> Data:
+    reply: Data = {"status": "error", "code": error.code, "error": error.message, "data": {}}
+    details = {**({"node": error.node} if error.node is not None else {}), **(error.details or {})}
+    if details:
+        reply["details"] = details
+    return reply

@@ -1,0 +1,126 @@
+"""The MQTT face as a whole: the connection, what goes out and what comes in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from bridge import events
+from bridge.core import Core
+from bridge.jobs.store import Store
+from bridge.mqtt.commands import Commands
+from bridge.mqtt.connection import Connection
+from bridge.mqtt.log import LogForwarder
+from bridge.mqtt.message import Message
+from bridge.mqtt.options import ConnectionOptions
+from bridge.mqtt.outbox import Limits
+from bridge.mqtt.publisher import Publisher
+from bridge.mqtt.topics import Topics
+from bridge.settings import MqttSettings
+
+logger = logging.getLogger(__name__)
+
+_HEALTH_EVERY = 60.0
+_GOODBYE = 5.0
+"""Seconds that the broker has for what it should still get at the end."""
+
+
+def connection_options(
+    settings: MqttSettings, *, url: str | None = None, client_id: str | None = None
+) -> ConnectionOptions:
+    """Return the options of a connection as the settings say; `url` and `client_id` instead of theirs."""
+    password = settings.password
+    base = settings.base_topic.replace("/", "-")
+    return ConnectionOptions(
+        url=url or settings.url,
+        client_id=client_id or settings.client_id or f"comfy-bridge-{socket.gethostname()}-{base}",
+        protocol=settings.protocol,
+        username=settings.username,
+        password=None if password is None else password.get_secret_value(),
+        tls_ca=settings.tls_ca,
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+        session=settings.session,
+        keepalive=settings.keepalive,
+        limits=Limits(keep_bytes=settings.outbox_bytes),
+    )
+
+
+class MqttFace:
+    """Speaks MQTT for the core. url: the broker's address, where it is not the one of the settings."""
+
+    def __init__(
+        self, settings: MqttSettings, core: Core, store: Store, hub: events.Hub, *, url: str | None = None
+    ) -> None:
+        self._core = core
+        self._hub = hub
+        self._topics = Topics(settings.base_topic)
+        self._publisher = Publisher(core, store, self._topics, settings, self._send)
+        self._commands = Commands(core, self._topics, lambda message, policy: self._send(message, policy=policy))
+        self._connection = Connection(
+            connection_options(settings, url=url),
+            will=self._publisher.state(online=False),
+            subscriptions=self._topics.filters(),
+            on_message=self._receive,
+            on_connected=self._greet,
+        )
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Publish what happens, within the block: kept for the broker while it is away."""
+        await self._publisher.start()
+        self._core.health_parts["mqtt"] = self._health
+        with self._hub.subscribed(self._publisher.listen), LogForwarder(self._publisher.log):
+            yield
+
+    async def run(self) -> None:
+        """Serve until cancelled, then say goodbye."""
+        health = asyncio.get_running_loop().create_task(self._publish_health(), name="health")
+        connection = asyncio.get_running_loop().create_task(self._connection.run(), name="mqtt connection")
+        try:
+            await asyncio.wait({health, connection}, return_when=asyncio.FIRST_COMPLETED)
+            await (connection if connection.done() else health)
+        finally:
+            await self._commands.close()
+            self._publisher.say_goodbye()
+            if self._connection.connected:
+                await self._connection.drain(_GOODBYE)
+                await self._connection.disconnect()
+            for task in (health, connection):
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(health, connection, return_exceptions=True)
+
+    def _send(self, message: Message, **options: Any) -> None:
+        self._connection.publish(message, **options)
+
+    def _receive(self, message: Message) -> None:
+        self._commands.handle(message, sees_own=self._connection.protocol != "5")
+
+    async def _greet(self) -> None:
+        self._publisher.greet()
+
+    async def _publish_health(self) -> None:
+        while True:
+            try:
+                self._publisher.publish_health(await self._core.health())
+            except Exception:
+                logger.exception("the health could not be told")
+            await asyncio.sleep(_HEALTH_EVERY)
+
+    def _health(self) -> dict[str, Any]:
+        stats = self._connection.stats
+        return {
+            "connected": self._connection.connected,
+            "protocol": self._connection.protocol,
+            "reconnects": stats.reconnects,
+            "published": stats.published,
+            "received": stats.received,
+            "dropped": stats.dropped,
+            "queued": stats.queued,
+        }

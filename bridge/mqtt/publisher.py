@@ -1,0 +1,279 @@
+"""What happens, as MQTT messages: every event of the hub on its topics, and the retained state after each connect."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from bridge import events
+from bridge.core import Core
+from bridge.jobs.store import Store
+from bridge.mqtt import payloads
+from bridge.mqtt.message import Message
+from bridge.mqtt.outbox import Policy
+from bridge.mqtt.throttle import Throttle
+from bridge.mqtt.topics import Topics
+from bridge.settings import MqttSettings
+
+logger = logging.getLogger(__name__)
+
+ONLINE = b"online"
+OFFLINE = b"offline"
+
+_LASTING_EVENTS = frozenset(
+    {"execution_start", "executed", "execution_success", "execution_error", "execution_interrupted"}
+)
+_EVENT_TYPES = {
+    "queued": "queued",
+    "running": "started",
+    "completed": "completed",
+    "failed": "failed",
+    "interrupted": "interrupted",
+}
+_QUEUE_PER_SECOND = 4.0
+
+Send = Callable[..., None]
+"""`Connection.publish`."""
+
+
+class Publisher:
+    """Listens to the hub (`listen`) and publishes; never waits.
+
+    It remembers what is retained, to publish it again after a reconnect, and has the store remember the topics, so
+    that those of workflows and backends that are gone are cleared, even by a later start.
+    """
+
+    def __init__(self, core: Core, store: Store, topics: Topics, settings: MqttSettings, send: Send) -> None:
+        self._core = core
+        self._store = store
+        self._topics = topics
+        self._settings = settings
+        self._send = send
+        self._retained: dict[str, Message] = {}
+        self._known: set[str] = set()
+        self._progress: Throttle[events.JobProgress] = Throttle(settings.progress_per_second, self._send_progress)
+        self._previews: Throttle[Message] = Throttle(
+            settings.previews_per_second, lambda _, message: self._send(message, policy=Policy.LATEST)
+        )
+        self._queue: Throttle[None] = Throttle(_QUEUE_PER_SECOND, lambda *_: self._send_queue())
+
+    # The connection's life
+
+    async def start(self) -> None:
+        """Take up which topics are retained at the broker."""
+        self._known = await self._store.retained()
+
+    def greet(self) -> None:
+        """Publish all that the broker should hold, `bridge/state` last: called after each connect."""
+        self._clear_stale()
+        for message in self._retained.values():
+            self._send(message, policy=Policy.KEEP, key=message.topic)
+        self._retain_document(self._topics.bridge("info"), self._core.info())
+        self._publish_workflows()
+        self._send_queue()
+        self.publish_workflow_states()
+        self._send(self.state(online=True), policy=Policy.KEEP)
+
+    def state(self, *, online: bool) -> Message:
+        """Return `bridge/state`; offline, it is the will."""
+        return Message(self._topics.bridge("state"), ONLINE if online else OFFLINE, qos=1, retain=True, text=True)
+
+    def say_goodbye(self) -> None:
+        """Publish that the bridge ends."""
+        for throttle in (self._progress, self._previews, self._queue):
+            throttle.close()
+        self._send(self.state(online=False), policy=Policy.KEEP)
+
+    # Events
+
+    def listen(self, event: events.Event) -> None:
+        """Publish an event of the hub."""
+        match event:
+            case events.PromptEvent():
+                self._on_prompt_event(event)
+            case events.PromptPreview():
+                self._on_preview(event)
+            case events.JobProgress():
+                self._progress.put(event.job_id, event)
+            case events.JobStatus():
+                self._on_status(event)
+            case events.JobOutput():
+                self._on_output(event)
+            case events.JobResult():
+                self._on_result(event)
+            case events.QueueChanged():
+                self._queue.put("", None)
+            case events.BackendEvent():
+                topic = self._topics.backend_event(event.backend, event.event_type)
+                self._send(_json(topic, event.raw.encode(errors="replace")), policy=Policy.DROP)
+            case events.BackendState():
+                self._retain(self._topics.backend(event.backend, "state"), ONLINE if event.online else OFFLINE)
+                self.publish_workflow_states()
+            case events.WorkflowsChanged():
+                self._clear_stale()
+                self._publish_workflows()
+            case events.ValuesChanged():
+                self._publish_values(event.workflow)
+
+    def log(self, document: Mapping[str, Any]) -> None:
+        """Publish an entry of the log."""
+        self._send(_json(self._topics.bridge("log"), payloads.dump(document)), policy=Policy.DROP)
+
+    def publish_health(self, document: Mapping[str, Any]) -> None:
+        """Publish `bridge/health`."""
+        self._retain_document(self._topics.bridge("health"), document)
+
+    def publish_workflow_states(self) -> None:
+        """Publish of each workflow whether some backend that can run it is up."""
+        payload = ONLINE if self._core.online() else OFFLINE
+        for name in self._core.workflow_names():
+            self._retain(self._topics.workflow(name, "state"), payload)
+
+    def _on_prompt_event(self, event: events.PromptEvent) -> None:
+        topic = self._topics.prompt_event(event.job_id, event.event_type)
+        lasting = event.event_type in _LASTING_EVENTS
+        message = _json(topic, event.raw.encode(errors="replace"), qos=int(lasting))
+        self._send(message, policy=Policy.KEEP if lasting else Policy.DROP)
+
+    def _on_preview(self, event: events.PromptPreview) -> None:
+        topic = self._topics.prompt(event.job_id, "preview")
+        user: tuple[tuple[str, str], ...] = (("node", event.node or ""), ("seq", str(event.seq)))
+        self._send(Message(topic, event.image, content_type=event.content_type, user=user), policy=Policy.LATEST)
+        if event.workflow is not None:
+            topic = self._topics.workflow(event.workflow, "preview")
+            user = (("prompt_id", event.job_id), *user)
+            self._previews.put(topic, Message(topic, event.image, content_type=event.content_type, user=user))
+
+    def _send_progress(self, job_id: str, event: events.JobProgress) -> None:
+        payload = payloads.dump(event.document)
+        self._send(_json(self._topics.prompt(job_id, "status"), payload, qos=1), policy=Policy.LATEST)
+        if event.workflow is not None:
+            self._send(_json(self._topics.workflow(event.workflow, "progress"), payload), policy=Policy.LATEST)
+            self._retain(self._topics.workflow(event.workflow, "status"), payload)
+
+    def _on_status(self, event: events.JobStatus) -> None:
+        self._progress.drop(event.job_id)
+        payload = payloads.dump(event.document)
+        status = str(event.document["status"])
+        if event.workflow is not None:
+            self._retain(self._topics.workflow(event.workflow, "status"), payload)
+            self._send(_json(self._topics.workflow(event.workflow, "progress"), payload), policy=Policy.LATEST)
+            if status in _EVENT_TYPES:
+                document = {"event_type": _EVENT_TYPES[status], **event.document}
+                topic = self._topics.workflow(event.workflow, "event")
+                self._send(_json(topic, payloads.dump(document), qos=1), policy=Policy.KEEP)
+        acknowledged = None
+        if event.final:
+            self._progress.forget(event.job_id)
+            acknowledged = functools.partial(self._published, event.job_id)
+        topic = self._topics.prompt(event.job_id, "status")
+        self._send(_json(topic, payload, qos=1), policy=Policy.KEEP, on_acknowledged=acknowledged)
+
+    def _published(self, job_id: str) -> None:
+        self._store.mark_published(job_id).add_done_callback(_log_failure)
+
+    def _on_output(self, event: events.JobOutput) -> None:
+        document, data = event.document, event.data
+        content_type = str(document["content_type"])
+        user = (("filename", str(document["filename"])), ("node", str(document["node"] or "")))
+        if len(data) <= self._settings.max_output:
+            topic = self._topics.output(event.job_id, int(document["n"]))
+            message = Message(topic, data, qos=1, content_type=content_type, user=user)
+            self._send(message, policy=Policy.KEEP, bulky=True)
+        else:
+            logger.warning(
+                "output %s of %s has %d bytes, more than mqtt.max_output: only its address is published",
+                document["n"],
+                event.job_id,
+                len(data),
+            )
+        is_picture = event.answer and content_type.startswith("image/")
+        if event.workflow is not None and is_picture and len(data) <= self._settings.max_retained_image:
+            self._retain(
+                self._topics.workflow(event.workflow, "image"),
+                data,
+                content_type=content_type,
+                user=(("prompt_id", event.job_id), *user),
+            )
+
+    def _on_result(self, event: events.JobResult) -> None:
+        payload = payloads.dump(event.document)
+        self._send(_json(self._topics.prompt(event.job_id, "result"), payload, qos=1), policy=Policy.KEEP)
+        if event.workflow is not None:
+            self._previews.drop(self._topics.workflow(event.workflow, "preview"))
+            self._retain(self._topics.workflow(event.workflow, "result"), payload)
+
+    # Retained state
+
+    def _publish_workflows(self) -> None:
+        self._retain_document(self._topics.bridge("workflows"), self._core.workflows())
+        for name in self._core.workflow_names():
+            self._publish_values(name)
+        self.publish_workflow_states()
+
+    def _publish_values(self, workflow: str) -> None:
+        self._retain_document(self._topics.workflow(workflow, "values"), self._core.values(workflow))
+
+    def _send_queue(self) -> None:
+        self._retain_document(self._topics.queue_state(), self._core.queue_state())
+
+    def _retain_document(self, topic: str, document: Mapping[str, Any]) -> None:
+        self._retain(topic, payloads.dump(document), content_type=payloads.JSON)
+
+    def _retain(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        content_type: str | None = None,
+        user: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        if content_type is None and payload[:1] == b"{":
+            content_type = payloads.JSON
+        text = content_type in {None, payloads.JSON}
+        message = Message(topic, payload, qos=1, retain=True, content_type=content_type, user=user, text=text)
+        if self._retained.get(topic) == message:
+            return
+        self._retained[topic] = message
+        if topic not in self._known:
+            self._known.add(topic)
+            self._store.change_retained(added=[topic]).add_done_callback(_log_failure)
+        self._send(message, policy=Policy.KEEP, key=topic)
+
+    def _clear_stale(self) -> None:
+        """Clear the topics of workflows and backends that are gone."""
+        workflows, backends = set(self._core.workflow_names()), set(self._core.backend_names())
+        self._clear(topic for topic in self._known if self._is_stale(topic, workflows, backends))
+
+    def _is_stale(self, topic: str, workflows: set[str], backends: set[str]) -> bool:
+        match self._topics.owner(topic):
+            case None:  # of another base topic
+                return True
+            case ("workflow", name):
+                return name not in workflows
+            case ("backend", name):
+                return name not in backends
+        return False
+
+    def _clear(self, topics: Iterable[str]) -> None:
+        stale = list(topics)
+        if not stale:
+            return
+        for topic in stale:
+            self._retained.pop(topic, None)
+            self._known.discard(topic)
+            self._send(Message(topic, b"", qos=1, retain=True), policy=Policy.KEEP, key=topic)
+        self._store.change_retained(removed=stale).add_done_callback(_log_failure)
+
+
+def _json(topic: str, payload: bytes, *, qos: int = 0) -> Message:
+    return Message(topic, payload, qos=qos, content_type=payloads.JSON, text=True)
+
+
+def _log_failure(future: asyncio.Future[None]) -> None:
+    error = None if future.cancelled() else future.exception()
+    if error is not None:
+        logger.error("%s", error)

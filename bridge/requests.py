@@ -1,0 +1,170 @@
+"""What the faces ask of the core, as checked models. Pure.
+
+`parse` turns a JSON document into one of them; what is wrong is a `BadPayload` that names the field.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from bridge.errors import BadPayload
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _node(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError("must be a node's id (a number or a text), or its title")
+    return value
+
+
+def _moment(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("must be a time in ISO 8601 such as 2030-01-31T18:00:00Z, or seconds since 1970")
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise ValueError("must be a time in ISO 8601 such as 2030-01-31T18:00:00Z") from None
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return value
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+Node = Annotated[int | str, BeforeValidator(_node)]
+Moment = Annotated[float, BeforeValidator(_moment)]
+Name = Annotated[str, AfterValidator(_not_blank)]
+
+
+class Request(BaseModel):
+    """A request; an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Load(Request):
+    """Make a workflow the loaded one."""
+
+    workflow: Name
+
+
+class UpdateText(Request):
+    """Set a text; without a node, the one text of the workflow."""
+
+    text: str
+    node: Node | None = Field(None, validation_alias=AliasChoices("node_id", "node"))
+
+
+class ImageSource(Request):
+    """Where an image comes from: just one of the three."""
+
+    filename: Name | None = None
+    url: Name | None = None
+    base64: Name | None = None
+
+    def given(self) -> str:
+        """Return which of the three is given. Raises BadPayload unless it is just one."""
+        given = [name for name in ("filename", "url", "base64") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"not {' and '.join(given)}" if given else "and none is there"
+            raise BadPayload(f"just one of filename, url and base64 is needed, {found}")
+        return given[0]
+
+
+class UpdateImage(ImageSource):
+    """Set an image, a mask for it, or both; without a node, the one image of the workflow."""
+
+    node: Node | None = Field(None, validation_alias=AliasChoices("node_id", "node"))
+    mask: ImageSource | None = None
+
+
+class Queue(Request):
+    """Run a workflow."""
+
+    workflow: Name | None = None
+    values: Mapping[str, Any] = {}
+    count: int = Field(1, ge=1)
+    priority: int = Field(0, ge=-1_000_000, le=1_000_000)
+    expires_at: Moment | None = None
+    grid: Any = None
+    deliver: Any = None
+
+
+class Interrupt(Request):
+    """End jobs: one, those of a batch, or all."""
+
+    prompt_id: Name | None = None
+    batch_id: Name | None = None
+
+
+class JobRequest(Request):
+    """Ask for one job."""
+
+    prompt_id: Name = Field(validation_alias=AliasChoices("prompt_id", "id"))
+
+
+class JobsRequest(Request):
+    """Ask for the jobs: all that wait and run, and the last that ended."""
+
+    limit: int = Field(100, ge=1, le=10_000)
+
+
+class Free(Request):
+    """Free the memory of the backends."""
+
+    unload_models: bool = True
+    free_memory: bool = True
+
+
+class LogLevel(Request):
+    """Change what is logged."""
+
+    level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")]
+
+
+class Nothing(Request):
+    """A request without fields."""
+
+
+def parse(model: type[M], document: object) -> M:
+    """Check a JSON document. Raises BadPayload that names the field and says what would be right."""
+    if not isinstance(document, dict):
+        raise BadPayload(f"the payload must be a JSON object with {_fields(model)}")
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        sentences = [_sentence(model, one["type"], one["loc"], one["msg"]) for one in error.errors()]
+        raise BadPayload("; ".join(sentences)) from None
+
+
+def _sentence(model: type[BaseModel], kind: str, location: tuple[int | str, ...], message: str) -> str:
+    name = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _names(model), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"there may be {_fields(model)}"
+        return f"{name} is not a field of this command; {hint}"
+    if kind == "missing":
+        return f"{name} is missing"
+    return f"{name}: {message.removeprefix('Value error, ').removeprefix('Input ')}"
+
+
+def _names(model: type[BaseModel]) -> list[str]:
+    names: list[str] = []
+    for name, field in model.model_fields.items():
+        alias = field.validation_alias
+        names += [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [name]
+    return names
+
+
+def _fields(model: type[BaseModel]) -> str:
+    return ", ".join(_names(model)) or "no fields"

@@ -1,0 +1,369 @@
+"""Every setting, once: defaults, then `config.toml`, then environment `BRIDGE_<SECTION>__<KEY>`, then the command line.
+
+`load()` is the one way in. It turns what pydantic says of a wrong file into one `SettingsError` with a line for each
+wrong key; an unknown key is answered with the nearest right one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from bridge.errors import SettingsError
+
+MEGABYTE = 1_000_000
+
+
+def _http_url(value: str) -> str:
+    if not re.match(r"https?://[^/\s]+", value):
+        raise ValueError("must be an address such as http://127.0.0.1:8188")
+    return value.rstrip("/")
+
+
+def _mqtt_url(value: str) -> str:
+    if value != "embedded" and not re.match(r"(mqtts?|wss?)://[^/\s]+", value):
+        raise ValueError('must be an address such as mqtt://127.0.0.1:1883 (mqtts://, ws://, wss://), or "embedded"')
+    return value
+
+
+def _base_topic(value: str) -> str:
+    value = value.strip("/")
+    if not value or re.search(r"[+#\s\x00]|//", value):
+        raise ValueError("must be a topic without spaces, wildcards (+ #) and empty levels")
+    return value
+
+
+def _listed(value: object) -> object:
+    """A list in the environment: `a,b` or JSON."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+HttpUrls = Annotated[tuple[HttpUrl, ...], BeforeValidator(_listed)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
+class Section(BaseModel):
+    """A table of the settings; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ComfyUISettings(Section):
+    """The ComfyUI servers."""
+
+    urls: HttpUrls = Field(("http://127.0.0.1:8188",), min_length=1)
+    stall_timeout: float = Field(600.0, gt=0)
+    """Seconds without any sign of life of a running prompt."""
+    depth: int = Field(2, ge=1)
+    """Prompts of ours inside one server."""
+    previews: bool = True
+    command: str | None = None
+    """Start and watch ComfyUI with this command."""
+    warmup: str | None = None
+    """Name of a workflow that runs once before `online`."""
+    models_dir: Path | None = None
+    input_dir: Path | None = None
+
+
+class MqttSettings(Section):
+    """The broker, and how we speak to it."""
+
+    url: Annotated[str, AfterValidator(_mqtt_url)] = "mqtt://127.0.0.1:1883"
+    embedded_port: int = Field(1883, ge=1, le=65535)
+    embedded_host: str = "127.0.0.1"
+    broker_command: str | None = None
+    """What serves as embedded broker instead of the built-in one: `mosquitto`, or a command with {port} and {data}."""
+    base_topic: Annotated[str, AfterValidator(_base_topic)] = "comfyui"
+    client_id: str | None = None
+    """Default: comfy-bridge-<host>-<base topic>."""
+    protocol: Literal["5", "3.1.1"] = "5"
+    username: str | None = None
+    password: SecretStr | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    session: Literal["clean", "durable"] = "clean"
+    keepalive: int = Field(30, ge=2, le=65535)
+    outbox_bytes: int = Field(64 * MEGABYTE, ge=MEGABYTE)
+    """What waits for a broker that is away; beyond it the oldest output bytes are dropped, never a status or result."""
+    max_output: int = Field(64 * MEGABYTE, ge=0)
+    """Outputs above this size are not published as bytes (their address is in the result)."""
+    max_retained_image: int = Field(8 * MEGABYTE, ge=0)
+    """Upper size of the retained `workflow/<w>/image`."""
+    previews_per_second: float = Field(4.0, gt=0)
+    """Upper rate of `workflow/<w>/preview`; `prompt/<id>/preview` has none."""
+    progress_per_second: float = Field(5.0, gt=0)
+    """Upper rate of `workflow/<w>/progress`."""
+
+
+class WorkflowSettings(Section):
+    """The folder of workflows."""
+
+    dir: Path = Path("workflows")
+    loaded: str | None = None
+    """The workflow that bare commands act on; none: the one that was loaded last, else the first by name."""
+    watch: bool = True
+
+
+class JobSettings(Section):
+    """The queue."""
+
+    attempts: int = Field(3, ge=1)
+    max_waiting: int = Field(10_000, ge=1)
+    max_batch: int = Field(1_000, ge=1)
+
+
+class HttpSettings(Section):
+    """The HTTP face."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8189, ge=0, le=65535)
+    token: SecretStr | None = None
+    public_url: HttpUrl | None = None
+    hosts: Names = ()
+    cors: Names = ()
+
+
+class RelaySettings(Section):
+    """The websocket relay."""
+
+    port: int = Field(8190, ge=0, le=65535)
+
+
+class StoreSettings(Section):
+    """Where jobs, values and media are kept."""
+
+    url: str = Field("sqlite:///comfy-bridge.db", pattern=r"^(sqlite:///.+|nats://.+)$")
+    keep: float = Field(7 * 86400.0, gt=0)
+    """Seconds that results and rows stay."""
+
+
+class OllamaProfile(Section):
+    """A way of asking Ollama."""
+
+    model: str | None = None
+    system: str | None = None
+    temperature: float | None = None
+    options: dict[str, Any] = {}
+    style: str | None = None
+    negative: str | None = None
+
+
+class OllamaSettings(Section):
+    """The Ollama server."""
+
+    url: HttpUrl = "http://127.0.0.1:11434"
+    model: str | None = None
+    keep_alive: float | str = 0
+    system: str | None = None
+    profiles: dict[str, OllamaProfile] = {}
+
+
+class PromptingSettings(Section):
+    """Who writes prompts."""
+
+    writer: str = "ollama"
+    timeout: float = Field(60.0, gt=0)
+
+
+class HomeAssistantSettings(Section):
+    """MQTT discovery."""
+
+    discovery: bool = True
+    prefix: str = "homeassistant"
+
+
+class WebhookSettings(Section):
+    """Messages to addresses of others."""
+
+    secret: SecretStr | None = None
+
+
+class SecuritySettings(Section):
+    """What addresses from outside may point to."""
+
+    allowed_hosts: Names = ()
+    """Host names, addresses and networks (192.168.1.0/24) besides public ones."""
+
+
+class MediaSettings(Section):
+    """Images and files on their way in and out."""
+
+    max_input: int = Field(50 * MEGABYTE, ge=1)
+    """Upper size of an image that is set."""
+    max_output: int = Field(512 * MEGABYTE, ge=1)
+    """Upper size of an output that is fetched."""
+    fetch_timeout: float = Field(30.0, gt=0)
+    """Seconds for the download of an address."""
+
+
+class DeliverySettings(Section):
+    """Where outputs go besides the faces."""
+
+
+class LogSettings(Section):
+    """The log."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Settings(BaseSettings):
+    """Every setting of the bridge. Build it with `load`."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="BRIDGE_", env_nested_delimiter="__", enable_decoding=False
+    )
+
+    comfyui: ComfyUISettings = ComfyUISettings()
+    mqtt: MqttSettings = MqttSettings()
+    workflows: WorkflowSettings = WorkflowSettings()
+    node_mappings: dict[str, str | int | dict[str, str | int]] = {}
+    jobs: JobSettings = JobSettings()
+    http: HttpSettings = HttpSettings()
+    relay: RelaySettings = RelaySettings()
+    store: StoreSettings = StoreSettings()
+    ollama: OllamaSettings = OllamaSettings()
+    prompting: PromptingSettings = PromptingSettings()
+    homeassistant: HomeAssistantSettings = HomeAssistantSettings()
+    webhooks: WebhookSettings = WebhookSettings()
+    security: SecuritySettings = SecuritySettings()
+    media: MediaSettings = MediaSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Keep to one source: `load` has merged the others, so that their order is in one place."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+    def mappings_for(self, workflow: str, *, loaded: bool) -> dict[str, str]:
+        """`node_mappings` of a workflow: its own table, over the plain keys when it is the loaded one."""
+        merged: dict[str, str] = {}
+        if loaded:
+            merged |= {key: str(value) for key, value in self.node_mappings.items() if not isinstance(value, dict)}
+        table = self.node_mappings.get(workflow)
+        if isinstance(table, dict):
+            merged |= {key: str(value) for key, value in table.items()}
+        return merged
+
+
+def load(
+    *,
+    config: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read the settings: file, environment, overrides (nested like the file; the command line's); later wins.
+
+    config: a TOML file that must exist; None: `config.toml` in the working directory, if there.
+    Raises SettingsError with a line for each wrong key.
+    """
+    merged = _read_file(config)
+    _merge(merged, _read_environment(os.environ if environ is None else environ))
+    _merge(merged, overrides or {})
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_sentence(one) for one in error.errors())) from None
+
+
+def _read_file(config: Path | None) -> dict[str, Any]:
+    path = config or Path("config.toml")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if config is None:
+            return {}
+        raise SettingsError(f"the settings file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the settings file {path} cannot be read: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"the settings file {path} is not TOML: {error}") from None
+
+
+class _Environment(EnvSettingsSource):
+    """pydantic-settings' reading of the environment, from a given mapping."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(Settings)
+
+    def _load_env_vars(self) -> Mapping[str, str]:
+        return {key.lower(): value for key, value in self._environ.items()}
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    # pydantic-settings ignores a variable whose section or key it does not know: a typing error would go unseen.
+    unknown = []
+    for name in environ:
+        if not name.upper().startswith("BRIDGE_"):
+            continue
+        section, _, key = name[len("BRIDGE_") :].lower().partition("__")
+        if section not in Settings.model_fields:
+            near = _nearest(section, Settings.model_fields)
+            unknown.append(f"{name}: there is no section {section!r}{near}; the form is BRIDGE_<SECTION>__<KEY>")
+        elif not key:
+            unknown.append(f"{name}: the form is BRIDGE_{section.upper()}__<KEY>")
+    if unknown:
+        raise SettingsError("\n".join(unknown))
+    return dict(_Environment(environ)())
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _sentence(error: ErrorDetails) -> str:
+    path = [str(part) for part in error["loc"]]
+    where = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return f"{where}: there is no such setting{_nearest(path[-1], _keys_beside(path))}"
+    message = error["msg"].removeprefix("Value error, ")
+    if any(word in path[-1] for word in ("password", "token", "secret")):
+        return f"{where}: {message}"
+    return f"{where}: {message} (it is {error['input']!r})"
+
+
+def _keys_beside(path: Sequence[str]) -> Iterable[str]:
+    fields = Settings.model_fields
+    for part in path[:-1]:
+        annotation = fields[part].annotation if part in fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ()
+        fields = annotation.model_fields
+    return fields
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word.lower(), list(words), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,60 @@
+"""Commands that are run once: the answer to a repeated transaction is given again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bridge.errors import StoreError
+from bridge.jobs.store import TRANSACTION_AGE, Store
+
+logger = logging.getLogger(__name__)
+
+Reply = dict[str, Any]
+
+
+class Transactions:
+    """Remembers the answers of ten minutes, over restarts too."""
+
+    def __init__(self, store: Store, *, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._replies: dict[tuple[str, str], tuple[float, asyncio.Future[Reply]]] = {}
+
+    async def load(self) -> None:
+        """Take up what the store remembers."""
+        for command, key, at, reply in await self._store.transactions():
+            future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            future.set_result(reply)
+            self._replies[command, key] = (at, future)
+
+    async def once(self, command: str, key: str, run: Callable[[], Awaitable[Reply]]) -> Reply:
+        """Run a command, or return the answer that it had; one that still runs is waited for."""
+        self._forget()
+        known = self._replies.get((command, key))
+        if known is not None:
+            return await asyncio.shield(known[1])
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._replies[command, key] = (self._clock(), future)
+        try:
+            reply = await run()
+        except BaseException:
+            del self._replies[command, key]
+            future.cancel()
+            raise
+        future.set_result(reply)
+        try:
+            await self._store.add_transaction(command, key, reply)
+        except StoreError as error:
+            logger.warning("a transaction is not remembered over a restart: %s", error.message)
+        return reply
+
+    def _forget(self) -> None:
+        # In the order of their coming, so that only the old ones are looked at.
+        limit = self._clock() - TRANSACTION_AGE
+        for key, (at, future) in list(self._replies.items()):
+            if at > limit or not future.done():
+                break
+            del self._replies[key]

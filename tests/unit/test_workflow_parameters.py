@@ -1,0 +1,458 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.errors import BadValue, BridgeError, IsLink, NoSuchInput, UnknownNode
+from bridge.workflow.graph import Graph, is_link, read_graph
+from bridge.workflow.outputs import answer_node
+from bridge.workflow.parameters import STANDARD, Parameter, derive, outputs
+from tests.unit import workflow_graphs as graphs
+from tests.unit.workflow_graphs import graph_of, node, recorded, recorded_graphs
+
+
+def table(parameters: tuple[Parameter, ...]) -> dict[str, list[str]]:
+    return {one.name: [f"{target.node}.{target.input}" for target in one.targets] for one in parameters}
+
+
+def by_name(parameters: tuple[Parameter, ...]) -> dict[str, Parameter]:
+    return {one.name: one for one in parameters}
+
+
+def test_txt2img() -> None:
+    found = derive(graphs.txt2img())
+    assert table(found) == {
+        "prompt": ["6.text"],
+        "negative": ["7.text"],
+        "seed": ["3.seed"],
+        "steps": ["3.steps"],
+        "cfg": ["3.cfg"],
+        "sampler": ["3.sampler_name"],
+        "scheduler": ["3.scheduler"],
+        "denoise": ["3.denoise"],
+        "width": ["5.width"],
+        "height": ["5.height"],
+        "batch": ["5.batch_size"],
+        "checkpoint": ["4.ckpt_name"],
+    }
+    assert [one.name for one in found] == [name for name in STANDARD if name not in ("image", "mask", "lora")]
+    types = {one.name: one.type for one in found}
+    assert types == {
+        "prompt": "text",
+        "negative": "text",
+        "seed": "integer",
+        "steps": "integer",
+        "cfg": "number",  # the file says 8, not 8.0
+        "sampler": "choice",
+        "scheduler": "choice",
+        "denoise": "number",
+        "width": "integer",
+        "height": "integer",
+        "batch": "integer",
+        "checkpoint": "choice",
+    }
+    assert by_name(found)["seed"].to_json() == {
+        "name": "seed",
+        "title": "Seed",
+        "type": "integer",
+        "default": 42,
+        "min": 0,
+        "max": 2**64 - 1,
+        "targets": [{"node": "3", "input": "seed"}],
+    }
+
+
+def test_swapped_links_swap_the_texts() -> None:
+    graph = graphs.txt2img()
+    graph["3"]["inputs"] |= {"positive": ["7", 0], "negative": ["6", 0]}
+    assert table(derive(graph))["prompt"] == ["7.text"]
+    assert table(derive(graph))["negative"] == ["6.text"]
+
+
+def test_sdxl_base_and_refiner() -> None:
+    found = table(derive(graphs.sdxl_refiner()))
+    assert found["prompt"] == ["6.text", "15.text"]
+    assert found["negative"] == ["7.text", "16.text"]
+    assert found["seed"] == ["10.noise_seed"]  # the refiner adds no noise
+    assert found["steps"] == ["10.steps", "11.steps"]  # both count the same schedule
+    assert (found["cfg"], found["cfg_2"]) == (["10.cfg"], ["11.cfg"])
+    assert (found["checkpoint"], found["checkpoint_2"]) == (["4.ckpt_name"], ["12.ckpt_name"])
+    assert found["width"] == ["5.width"]
+    assert not {"seed_2", "prompt_2", "width_2", "denoise"} & found.keys()
+
+
+def test_stages_keep_their_order_when_the_nodes_are_numbered_anew() -> None:
+    numbers = dict(zip(graphs.sdxl_refiner(), reversed(graphs.sdxl_refiner()), strict=True))
+
+    def renamed(value: Any) -> Any:
+        return [numbers[value[0]], value[1]] if isinstance(value, list) else value
+
+    graph = read_graph(
+        {
+            numbers[node_id]: {**entry, "inputs": {name: renamed(value) for name, value in entry["inputs"].items()}}
+            for node_id, entry in sorted(graphs.sdxl_refiner().items(), key=lambda item: numbers[item[0]])
+        }
+    )
+    found = by_name(derive(graph))
+    assert found["checkpoint"].default == "sd_xl_base_1.0.safetensors"
+    assert found["checkpoint_2"].default == "sd_xl_refiner_1.0.safetensors"
+    assert found["seed"].default == 721897303308196
+
+
+def test_flux_with_guider_noise_and_sigmas() -> None:
+    assert table(derive(graphs.flux_dev())) == {
+        "prompt": ["6.text"],
+        "seed": ["25.noise_seed"],
+        "steps": ["17.steps"],
+        "cfg": ["26.guidance"],
+        "sampler": ["16.sampler_name"],
+        "scheduler": ["17.scheduler"],
+        "denoise": ["17.denoise"],
+        "width": ["5.width", "30.width"],
+        "height": ["5.height", "30.height"],
+        "batch": ["5.batch_size"],
+        "checkpoint": ["12.unet_name"],
+    }
+    assert by_name(derive(graphs.flux_dev()))["cfg"].type == "number"
+
+
+def test_cfg_guider() -> None:
+    graph = graphs.flux_dev()
+    graph["7"] = node("CLIPTextEncode", None, text="bad", clip=["11", 0])
+    graph["22"] = node("CFGGuider", None, model=["30", 0], positive=["26", 0], negative=["7", 0], cfg=4)
+    found = table(derive(graph))
+    assert found["prompt"] == ["6.text"]
+    assert found["negative"] == ["7.text"]
+    assert found["cfg"] == ["22.cfg"]
+    assert "cfg_2" not in found
+
+
+def test_controlnet_and_loras() -> None:
+    found = table(derive(graphs.controlnet_lora()))
+    assert found["prompt"] == ["4.text"]
+    assert found["negative"] == ["5.text"]
+    assert found["image"] == ["6.image"]
+    assert (found["lora"], found["lora_2"]) == (["2.lora_name"], ["3.lora_name"])
+    assert by_name(derive(graphs.controlnet_lora()))["batch"].default == 4
+
+
+def test_conditioning_is_followed_through_nodes_that_combine_it() -> None:
+    graph = graphs.txt2img()
+    graph["20"] = node("CLIPTextEncode", None, text="in the snow", clip=["4", 1])
+    graph["21"] = node("ConditioningCombine", None, conditioning_1=["6", 0], conditioning_2=["20", 0])
+    graph["22"] = node("ControlNetApply", None, conditioning=["21", 0], strength=1)
+    graph["3"]["inputs"]["positive"] = ["22", 0]
+    found = table(derive(graph))
+    assert (found["prompt"], found["prompt_2"]) == (["6.text"], ["20.text"])
+
+
+def test_one_encoder_for_two_samplers_is_one_parameter() -> None:
+    graph = graphs.txt2img()
+    graph["20"] = node(
+        "LatentUpscale", None, samples=["3", 0], width=1024, height=1536, upscale_method="area", crop="disabled"
+    )
+    graph["21"] = {**graph["3"], "inputs": {**graph["3"]["inputs"], "latent_image": ["20", 0], "denoise": 0.5}}
+    graph["8"]["inputs"]["samples"] = ["21", 0]
+    found = table(derive(graph))
+    assert found["prompt"] == ["6.text"]
+    assert (found["seed"], found["seed_2"]) == (["3.seed"], ["21.seed"])
+    assert (found["steps"], found["steps_2"]) == (["3.steps"], ["21.steps"])
+    assert (found["width"], found["width_2"]) == (["5.width"], ["20.width"])
+
+
+def test_inpaint_tells_the_mask_from_the_image() -> None:
+    found = table(derive(graphs.inpaint()))
+    assert found["image"] == ["2.image"]
+    assert found["mask"] == ["3.image"]
+    assert (found["prompt"], found["negative"]) == (["4.text"], ["5.text"])
+    assert by_name(derive(graphs.inpaint()))["mask"].type == "image"
+
+
+def test_image_to_video() -> None:
+    found = table(derive(graphs.wan_image_to_video()))
+    assert (found["prompt"], found["negative"]) == (["6.text"], ["7.text"])
+    assert (found["width"], found["height"]) == (["50.width"], ["50.height"])
+    assert found["image"] == ["52.image"]
+
+
+def test_texts_seed_and_size_behind_links() -> None:
+    found = table(derive(graphs.linked_texts()))
+    assert found["prompt"] == ["1.value"]
+    assert "negative" not in found  # zeroed out
+    assert found["seed"] == ["3.value"]
+    assert found["width"] == ["4.value"]
+    assert "height" not in found  # the same input cannot be two parameters
+    seed = by_name(derive(graphs.linked_texts()))["seed"]
+    assert (seed.min, seed.max) == (0, 2**64 - 1)
+
+
+def test_two_texts_of_an_encoder() -> None:
+    assert table(derive(graphs.sdxl_texts()))["prompt"] == ["6.text_g", "6.text_l"]
+    different = table(derive(graphs.sdxl_texts("a moat")))
+    assert (different["prompt"], different["prompt_2"]) == (["6.text_g"], ["6.text_l"])
+
+
+def test_texts_held_by_a_loader_as_strings() -> None:
+    graph = graph_of(
+        n1=node("Efficient Loader", None, ckpt_name="a", positive="a dog", negative="bad", lora_name="None"),
+        n2=node(
+            "KSampler (Efficient)",
+            None,
+            seed=1,
+            steps=2,
+            cfg=3,
+            positive=["1", 1],
+            negative=["1", 2],
+            latent_image=["1", 3],
+        ),
+        n3=node("SaveImage", None, images=["2", 5]),
+    )
+    found = table(derive(graph))
+    assert (found["prompt"], found["negative"]) == (["1.positive"], ["1.negative"])
+
+
+def test_without_a_sampler_the_texts_are_told_by_name_and_title() -> None:
+    api = graph_of(
+        n1=node("StabilityStableImageSD_3_5Node", None, prompt="a hat", negative_prompt="rain", seed=3, cfg_scale=4.0),
+        n2=node("SaveImage", None, images=["1", 0], filename_prefix="x"),
+    )
+    assert table(derive(api)) == {"prompt": ["1.prompt"], "negative": ["1.negative_prompt"], "seed": ["1.seed"]}
+    lone = graph_of(n1=node("PrimitiveString", None, value="hi"), n2=node("PreviewAny", None, source=["1", 0]))
+    assert table(derive(lone)) == {"prompt": ["1.value"]}
+    titled = graph_of(
+        n1=node("CLIPTextEncode", "Negative", text="a"),
+        n2=node("CLIPTextEncode", "Scene", text="b"),
+        n3=node("Unknown", None, a=["1", 0], b=["2", 0]),
+    )
+    assert table(derive(titled)) == {"prompt": ["2.text"], "negative": ["1.text"]}
+
+
+def test_without_a_model() -> None:
+    found = table(derive(read_graph(recorded("j_prompt_fields/graph.json"))))
+    assert found == {"width": ["1.width"], "height": ["1.height"], "batch": ["1.batch_size"], "color": ["1.color"]}
+
+
+def test_what_no_output_depends_on_is_no_parameter() -> None:
+    graph = graphs.txt2img()
+    graph["30"] = node("KSampler", None, **{**graph["3"]["inputs"], "seed": 99})
+    info = {"KSampler": {"output_node": False, "input": {}}, "SaveImage": {"output_node": True, "input": {}}}
+    assert "seed_2" not in table(derive(graph, {}, info))
+
+
+@pytest.mark.parametrize("name", recorded_graphs())
+def test_every_recorded_graph_gives_parameters_of_literals(name: str) -> None:
+    graph = read_graph(recorded_graphs()[name])
+    found = derive(graph)
+    assert len({one.name for one in found}) == len(found)
+    targets = [target for one in found for target in one.targets]
+    assert len(set(targets)) == len(targets)
+    for one in found:
+        assert graph[one.targets[0].node]["inputs"][one.targets[0].input] == one.default
+    assert outputs(graph)
+
+
+def test_mappings_name_inputs_and_take_them_from_what_was_found() -> None:
+    mappings = {
+        "positive": "6",
+        "Film look": "3.cfg",
+        "save_image": "9",
+        "seed": "3.seed",
+        "from_title": "Empty Latent Image.width",
+    }
+    found = derive(graphs.txt2img(), mappings)
+    names = table(found)
+    assert names["positive"] == ["6.text"]
+    assert "prompt" not in names
+    assert names["film-look"] == ["3.cfg"]
+    assert "cfg" not in names
+    assert names["from_title"] == ["5.width"]
+    assert "save_image" not in names
+    assert by_name(found)["seed"].max == 2**64 - 1
+    assert by_name(found)["film-look"].title == "Film look"
+    assert by_name(found)["film-look"].type == "number"
+
+
+def test_a_mapping_of_a_standard_name_moves_the_found_one_on() -> None:
+    found = table(derive(graphs.txt2img(), {"prompt": "7"}))
+    assert (found["prompt"], found["prompt_2"]) == (["7.text"], ["6.text"])
+    assert "negative" not in found
+
+
+def test_a_mapping_takes_one_of_several_targets() -> None:
+    found = table(derive(graphs.sdxl_refiner(), {"refined": "15"}))
+    assert found["prompt"] == ["6.text"]
+    assert found["refined"] == ["15.text"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("10", "10.image"), ("Bool", "20.value"), ("21", "21.amount"), ("21.amount", "21.amount")]
+)
+def test_a_mapping_to_a_node_takes_its_text_its_image_or_its_only_literal(value: str, expected: str) -> None:
+    graph = graph_of(
+        n10=node("LoadImage", None, image="a.png"),
+        n20=node("PrimitiveBoolean", "Bool", value=True),
+        n21=node("Mix", None, amount=0.5, first=["10", 0], on=["20", 0]),
+        n22=node("SaveImage", None, images=["21", 0]),
+    )
+    assert table(derive(graph, {"mine": value}))["mine"] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("mappings", "error", "words"),
+    [
+        ({"fox": "99"}, UnknownNode, r"node_mappings\.fox.*'99'"),
+        ({"fox": "3.step"}, NoSuchInput, r"node_mappings\.fox.*'step'.*'steps'"),
+        ({"fox": "3.model"}, IsLink, r"node_mappings\.fox.*'model'.*node 4"),
+        ({"fox": "8"}, NoSuchInput, r"node_mappings\.fox.*node 8"),
+        ({"fox": "5"}, NoSuchInput, r"node_mappings\.fox.*'5\.width'"),
+        ({"transaction": "6"}, BadValue, r"node_mappings\.transaction"),
+        ({"!": "6"}, BadValue, r"node_mappings\.!"),
+        ({"a b": "6", "a-b": "7"}, BadValue, r"node_mappings\.a-b and node_mappings\.a b"),
+    ],
+)
+def test_a_mapping_that_cannot_be_is_named(mappings: dict[str, str], error: type[BridgeError], words: str) -> None:
+    with pytest.raises(error, match=words):
+        derive(graphs.txt2img(), mappings)
+
+
+def test_types_and_limits_of_a_real_object_info() -> None:
+    info = recorded("l_http/object_info_samples.json")
+    graph = graphs.txt2img()
+    graph["20"] = node("LoadImage", None, image="mine.png")
+    graph["21"] = node("PreviewImage", None, images=["20", 0])
+    found = by_name(derive(graph, {}, info))
+    steps, cfg, sampler = found["steps"], found["cfg"], found["sampler"]
+    assert (steps.type, steps.min, steps.max) == ("integer", 1, 10000)
+    assert (cfg.type, cfg.min, cfg.max, cfg.step) == ("number", 0.0, 100.0, 0.1)
+    assert sampler.type == "choice"
+    assert "dpmpp_2m" in sampler.choices
+    assert sampler.to_json()["choices"][0] == "euler"
+    assert found["image"].type == "image"
+    assert found["image"].choices == ()  # that list is stale as soon as something is uploaded
+    assert found["seed"].max == 2**64 - 1
+    assert found["width"].type == "integer"
+
+
+def test_new_combos_uploads_of_custom_nodes_and_nonsense_in_object_info() -> None:
+    graph = graph_of(
+        n1=node("Loader9", None, picture="a.png", mode="fast", amount=1, flag=True, odd=3),
+        n2=node("Sink", None, x=["1", 0]),
+    )
+    info: dict[str, Any] = {
+        "Loader9": {
+            "input": {
+                "required": {
+                    "picture": ["COMBO", {"options": ["a.png"], "image_upload": True}],
+                    "mode": ["COMBO", {"options": ["fast", "good"]}],
+                    "amount": ["FLOAT", {"min": -1, "max": float("inf"), "step": "x"}],
+                },
+                "optional": {"flag": ["BOOLEAN"], "odd": "INT"},
+            }
+        },
+        "Sink": {"output_node": True},
+    }
+    mappings = {"mode": "1.mode", "amount": "1.amount", "flag": "1.flag", "odd": "1.odd"}
+    found = by_name(derive(graph, mappings, info))
+    assert found["image"].targets[0].input == "picture"
+    assert (found["mode"].type, found["mode"].choices) == ("choice", ("fast", "good"))
+    assert (found["amount"].type, found["amount"].min, found["amount"].max) == ("number", -1, None)
+    assert found["flag"].type == "boolean"
+    assert found["odd"].type == "integer"
+    wrong: tuple[Any, ...] = (None, {"input": []}, {"input": {"required": {"mode": []}}})
+    for broken in ({"Loader9": one} for one in wrong):
+        assert by_name(derive(graph, mappings, broken))["mode"].type == "text"
+
+
+def test_a_parameter_of_several_inputs_has_the_narrowest_limits() -> None:
+    info = {
+        name: {"input": {"required": {"width": ["INT", {"min": low, "max": high}]}}, "output_node": False}
+        for name, low, high in (("EmptySD3LatentImage", 16, 16384), ("ModelSamplingFlux", 32, 8192))
+    }
+    width = by_name(derive(graphs.flux_dev(), {}, info))["width"]
+    assert (width.min, width.max) == (32, 8192)
+
+
+@pytest.mark.parametrize(
+    ("class_type", "expected"),
+    [
+        ("SaveImage", "image"),
+        ("PreviewImage", "image"),
+        ("SaveImageWebsocket", "image"),
+        ("MaskPreview", "image"),
+        ("SaveAnimatedWEBP", "image"),
+        ("SaveWEBM", "video"),
+        ("SaveVideo", "video"),
+        ("VHS_VideoCombine", "video"),
+        ("SaveAudio", "audio"),
+        ("SaveAudioMP3", "audio"),
+        ("PreviewAudio", "audio"),
+        ("PreviewAny", "text"),
+        ("SaveLatent", "file"),
+        ("VAESave", "file"),
+        ("SaveGLB", "file"),
+    ],
+)
+def test_known_outputs(class_type: str, expected: str) -> None:
+    graph = graph_of(n1=node("A"), n2=node(class_type, "Out", x=["1", 0]), n3=node("B", None, x=["1", 0]))
+    assert [one.to_json() for one in outputs(graph)] == [{"node": "2", "title": "Out", "type": expected}]
+
+
+def test_outputs_by_object_info_and_as_the_ends_of_the_graph() -> None:
+    graph: Graph = graph_of(n1=node("A"), n2=node("Sender", None, images=["1", 0]), n3=node("Mine", None, x=["1", 0]))
+    assert [(one.node, one.type) for one in outputs(graph)] == [("2", "image"), ("3", "file")]
+    assert [one.node for one in outputs(graph, {"Mine": {"output_node": True}})] == ["3"]
+
+
+def test_the_answer_comes_first() -> None:
+    graph = graphs.wan_image_to_video()
+    assert [one.node for one in outputs(graph)] == ["28", "47"]
+    assert [one.node for one in outputs(graph, mappings={"save_image": "SaveWEBM"})] == ["47", "28"]
+    assert answer_node(graph, {"save_image": "47"}) == "47"
+    assert answer_node(graph, {}) is None
+    with pytest.raises(UnknownNode, match=r"node_mappings\.save_image.*'99'"):
+        outputs(graph, mappings={"save_image": "99"})
+
+
+NAMES = st.sampled_from(
+    [
+        *("positive", "negative", "conditioning", "text", "text_g", "clip", "seed", "steps", "cfg", "latent_image"),
+        *("guider", "sigmas", "samples", "pixels", "width", "height", "batch_size", "image", "value", "string_a", ""),
+        *("model", "lora_name", "add_noise"),
+    ]
+)
+CLASSES = st.sampled_from(
+    [
+        *("KSampler", "KSamplerAdvanced", "CLIPTextEncode", "BasicGuider", "ModelSamplingFlux", "ConditioningZeroOut"),
+        *("LoadImage", "EmptyLatentImage", "EmptyImage", "PrimitiveInt", "PrimitiveString", "SaveImage", "Reroute"),
+        *("ImageToMask", "LoadImageMask"),
+    ]
+)
+LITERALS: st.SearchStrategy[Any] = st.sampled_from([0, 1, 2**64, -1.5, "", "a", None, True, [], {"a": 1}])
+
+
+@st.composite
+def any_graph(draw: st.DrawFn) -> Graph:
+    nodes: dict[str, dict[str, Any]] = {}
+    for number in range(draw(st.integers(1, 8))):
+        inputs = draw(st.dictionaries(NAMES, LITERALS, max_size=6))
+        if nodes:
+            links = st.tuples(st.sampled_from(sorted(nodes)), st.integers(0, 2)).map(list)
+            inputs |= draw(st.dictionaries(NAMES, links, max_size=4))
+        nodes[str(number)] = node(draw(CLASSES), None, **inputs)
+    return read_graph(dict(draw(st.permutations(list(nodes.items())))))
+
+
+@given(any_graph(), st.booleans())
+def test_any_graph_gives_parameters_and_outputs(graph: Graph, known: bool) -> None:
+    found = derive(graph, {}, recorded("l_http/object_info_samples.json") if known else None)
+    targets = [target for one in found for target in one.targets]
+    assert len(set(targets)) == len(targets)
+    assert len({one.name for one in found}) == len(found)
+    assert all(target.input in graph[target.node]["inputs"] for target in targets)
+    assert not any(is_link(graph[target.node]["inputs"][target.input]) for target in targets)
+    assert outputs(graph)
+    json.dumps([one.to_json() for one in found])
