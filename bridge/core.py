@@ -24,7 +24,7 @@ from bridge.jobs.store import Store
 from bridge.library import Library, Workflow
 from bridge.media.sources import Media
 from bridge.settings import Settings
-from bridge.transactions import Transactions
+from bridge.transactions import Transactions, accepted
 from bridge.values import CurrentValues, Values
 from bridge.workflow.graph import Target, slug
 from bridge.workflow.kinds import MEDIA_TYPES
@@ -78,6 +78,7 @@ class Core:
     async def start(self) -> None:
         """Read the workflows, the values that were set and which workflow is loaded."""
         await self.transactions.load()
+        self._runner.on_object_info = self._learn_object_info
         last = await self._store.fact("loaded")
         await self._read_workflows(self._settings.workflows.loaded or last)
         await self._values.load()
@@ -128,8 +129,7 @@ class Core:
         """Return the names of all workflows."""
         return self._library.names()
 
-    def learn_object_info(self, object_info: Mapping[str, Any]) -> None:
-        """Take types, limits and choices from a backend's `/object_info`."""
+    def _learn_object_info(self, object_info: Mapping[str, Any]) -> None:
         self._library.learn(object_info)
         self._hub.publish(events.WorkflowsChanged())
 
@@ -212,8 +212,13 @@ class Core:
 
     # Jobs
 
-    async def queue(self, request: requests.Queue, *, workflow: str | None = None) -> dict[str, Any]:
-        """Run a workflow as it is set, with values for this run only; the answer names the jobs."""
+    async def queue(
+        self, request: requests.Queue, *, workflow: str | None = None, transaction: tuple[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Run a workflow as it is set, with values for this run only; the answer names the jobs.
+
+        transaction: command and key, written with the jobs, so that not even a crash makes them run twice.
+        """
         if request.grid is not None or request.deliver is not None:
             raise errors.Unsupported(f"{'grid' if request.grid is not None else 'deliver'} is not supported yet")
         if request.count > self._settings.jobs.max_batch:
@@ -227,7 +232,7 @@ class Core:
         ticket = _Ticket(found.name)
         self._queueing.append(ticket)
         try:
-            data = await self._queue(found, request, plain, sources)
+            data = await self._queue(found, request, plain, sources, transaction)
         finally:
             self._queueing.remove(ticket)
         if ticket.interrupted:
@@ -237,7 +242,12 @@ class Core:
         return data
 
     async def _queue(
-        self, found: Workflow, request: requests.Queue, plain: Values, sources: Mapping[Target, Any]
+        self,
+        found: Workflow,
+        request: requests.Queue,
+        plain: Values,
+        sources: Mapping[Target, Any],
+        transaction: tuple[str, str] | None,
     ) -> dict[str, Any]:
         now = self._clock()
         state = self._values.of(found).snapshot()
@@ -257,11 +267,11 @@ class Core:
                 priority=request.priority,
                 expires_at=request.expires_at,
                 batch_id=batch_id,
+                transaction=transaction,
             )
             jobs.append((job, self._payload(found, job_values)))
         await self._runner.accept(jobs)
-        data: dict[str, Any] = {"workflow": found.name, "prompt_ids": [job.id for job, _ in jobs]}
-        return data | ({"batch_id": batch_id} if batch_id else {})
+        return accepted([job for job, _ in jobs])
 
     def _drawn(self, workflow: Workflow, values: Values, *, step: int, given: set[Target]) -> Values:
         """Return the values of one run: random seeds drawn, others counted up by `step` unless they were given."""
@@ -340,7 +350,7 @@ class Core:
 
     async def free(self, request: requests.Free) -> dict[str, Any]:
         """Free the memory of every backend that answers."""
-        done = await self._runner.pool.free(unload_models=request.unload_models, free_memory=request.free_memory)
+        done = await self._runner.pool.free_memory(unload_models=request.unload_models, free_memory=request.free_memory)
         return {"backends": done}
 
     def info(self) -> dict[str, Any]:

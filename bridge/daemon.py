@@ -13,10 +13,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from bridge import events
+from bridge.comfyui.process import ComfyProcess
 from bridge.core import Core
 from bridge.errors import BridgeError, SettingsError, StoreError
+from bridge.jobs.backend import Backend
 from bridge.jobs.runner import Runner
 from bridge.jobs.store import Store
+from bridge.jobs.warmup import warm_up
 from bridge.library import Library
 from bridge.mqtt.brokers import BrokerOptions
 from bridge.mqtt.embedded import EmbeddedBroker
@@ -47,11 +50,14 @@ async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]]
         await core.start()
         face = MqttFace(settings.mqtt, core, store, hub, url=url)
         await stack.enter_async_context(face.listening())
-        stack.enter_context(hub.subscribed(_ObjectInfo(core, runner).listen))
+        process = _comfyui_process(settings, runner)
+        _warm_up(settings, core, runner)
         async with asyncio.TaskGroup() as group:
             started = asyncio.Event()
             group.create_task(runner.run(started.set), name="runner")
             await started.wait()
+            if process is not None:
+                group.create_task(process.run(), name="comfyui")
             if broker is not None:
                 group.create_task(supervise("the embedded broker", broker.run), name="broker")
             mqtt = group.create_task(supervise("the MQTT face", face.run), name="mqtt")
@@ -95,26 +101,41 @@ async def _housekeeping(core: Core, store: Store) -> None:
         await asyncio.sleep(_PRUNE_EVERY)
 
 
-class _ObjectInfo:
-    """Has the core learn what nodes and models a backend has, whenever one comes online."""
+def _comfyui_process(settings: Settings, runner: Runner) -> ComfyProcess | None:
+    """Return the ComfyUI that is ours to run: the first backend, where `comfyui.command` says how."""
+    if settings.comfyui.command is None:
+        return None
+    backend = runner.pool.backends[0]
 
-    def __init__(self, core: Core, runner: Runner) -> None:
-        self._core = core
-        self._runner = runner
-        self._task: asyncio.Task[None] | None = None
-
-    def listen(self, event: events.Event) -> None:
-        if isinstance(event, events.BackendState) and event.online:
-            self._task = asyncio.get_running_loop().create_task(self._learn(event.backend), name="object_info")
-
-    async def _learn(self, name: str) -> None:
-        backend = self._runner.pool.named(name)
-        if backend is None:
-            return
+    async def answers() -> bool:
         try:
-            self._core.learn_object_info(await backend.client.object_info())
+            await backend.client.system_stats()
+        except BridgeError:
+            return False
+        return True
+
+    process = ComfyProcess(settings.comfyui.command, answers)
+    backend.restart = process.restart
+    return process
+
+
+def _warm_up(settings: Settings, core: Core, runner: Runner) -> None:
+    """Have each backend run the workflow `comfyui.warmup` before it counts as online."""
+    name = settings.comfyui.warmup
+    if name is None:
+        return
+    limit = settings.comfyui.stall_timeout
+
+    async def warm(backend: Backend) -> None:
+        try:
+            graph = core.workflow(name).graph
         except BridgeError as error:
-            logger.warning("%s does not tell its nodes: %s", name, error.message)
+            logger.warning("comfyui.warmup: %s", error.message)
+            return
+        await warm_up(backend.client, graph, client_id=backend.socket.client_id, time_limit=limit)
+
+    for backend in runner.pool.backends:
+        backend.warm_up = warm
 
 
 def _broker_options(settings: Settings) -> BrokerOptions:

@@ -16,6 +16,9 @@ from bridge.errors import BadPayload
 
 M = TypeVar("M", bound=BaseModel)
 
+_LAST_MOMENT = 253_402_300_799
+"""The end of the year 9999."""
+
 
 def _node(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
@@ -31,7 +34,15 @@ def _moment(value: object) -> object:
             moment = datetime.fromisoformat(value.strip())
         except ValueError:
             raise ValueError("must be a time in ISO 8601 such as 2030-01-31T18:00:00Z") from None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        value = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not 0 <= value <= _LAST_MOMENT:  # milliseconds, for instance
+        raise ValueError("must be a time between 1970 and 9999, in ISO 8601 or in seconds since 1970")
+    return value
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number")
     return value
 
 
@@ -43,6 +54,7 @@ def _not_blank(value: str) -> str:
 
 Node = Annotated[int | str, BeforeValidator(_node)]
 Moment = Annotated[float, BeforeValidator(_moment)]
+Whole = Annotated[int, BeforeValidator(_whole)]
 Name = Annotated[str, AfterValidator(_not_blank)]
 
 
@@ -93,8 +105,8 @@ class Queue(Request):
 
     workflow: Name | None = None
     values: Mapping[str, Any] = {}
-    count: int = Field(1, ge=1)
-    priority: int = Field(0, ge=-1_000_000, le=1_000_000)
+    count: Whole = Field(1, ge=1)
+    priority: Whole = Field(0, ge=-1_000_000, le=1_000_000)
     expires_at: Moment | None = None
     grid: Any = None
     deliver: Any = None
@@ -116,7 +128,7 @@ class JobRequest(Request):
 class JobsRequest(Request):
     """Ask for the jobs: all that wait and run, and the last that ended."""
 
-    limit: int = Field(100, ge=1, le=10_000)
+    limit: Whole = Field(100, ge=1, le=10_000)
 
 
 class Free(Request):

@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
@@ -169,7 +169,7 @@ class OllamaSettings(Section):
 
     url: HttpUrl = "http://127.0.0.1:11434"
     model: str | None = None
-    keep_alive: float | str = 0
+    keep_alive: float | str = 0.0
     system: str | None = None
     profiles: dict[str, OllamaProfile] = {}
 
@@ -349,15 +349,25 @@ def _sentence(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         return f"{where}: there is no such setting{_nearest(path[-1], _keys_beside(path))}"
     message = error["msg"].removeprefix("Value error, ")
-    if any(word in path[-1] for word in ("password", "token", "secret")):
+    # A whole table may hold a password, and so may an address.
+    is_table = isinstance(error["input"], (list, tuple, dict))
+    if is_table or any(word in part for part in path for word in ("password", "token", "secret")):
         return f"{where}: {message}"
-    return f"{where}: {message} (it is {error['input']!r})"
+    shown = re.sub(r"//[^/\s]*@", "//…@", repr(error["input"]))
+    return f"{where}: {message} (it is {shown})"
 
 
 def _keys_beside(path: Sequence[str]) -> Iterable[str]:
     fields = Settings.model_fields
+    table: type[BaseModel] | None = None
     for part in path[:-1]:
+        if table is not None:  # the name of an entry, chosen by the user
+            fields, table = table.model_fields, None
+            continue
         annotation = fields[part].annotation if part in fields else None
+        if get_origin(annotation) is dict:
+            table = get_args(annotation)[1]
+            continue
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return ()
         fields = annotation.model_fields

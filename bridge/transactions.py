@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from bridge.errors import StoreError
+from bridge.jobs.model import Job
 from bridge.jobs.store import TRANSACTION_AGE, Store
 
 logger = logging.getLogger(__name__)
 
 Reply = dict[str, Any]
+
+
+def accepted(jobs: Sequence[Job]) -> dict[str, Any]:
+    """Return the `data` of the answer to a `queue` that made these jobs."""
+    data: dict[str, Any] = {"workflow": jobs[0].workflow, "prompt_ids": [job.id for job in jobs]}
+    return data | ({"batch_id": jobs[0].batch_id} if jobs[0].batch_id else {})
 
 
 class Transactions:
@@ -25,10 +32,18 @@ class Transactions:
 
     async def load(self) -> None:
         """Take up what the store remembers."""
-        for command, key, at, reply in await self._store.transactions():
+        known = {(command, key): (at, reply) for command, key, at, reply in await self._store.transactions()}
+        # A crash may have come between the writing of the jobs and that of the answer.
+        jobs: dict[tuple[str, str], list[Job]] = {}
+        for job in await self._store.recent():
+            if job.transaction is not None and job.transaction not in known:
+                jobs.setdefault(job.transaction, []).append(job)
+        for transaction, made in jobs.items():
+            known[transaction] = (made[0].created_at, {"status": "ok", "data": accepted(made)})
+        for transaction, (at, reply) in sorted(known.items(), key=lambda item: item[1][0]):
             future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
             future.set_result(reply)
-            self._replies[command, key] = (at, future)
+            self._replies[transaction] = (at, future)
 
     async def once(self, command: str, key: str, run: Callable[[], Awaitable[Reply]]) -> Reply:
         """Run a command, or return the answer that it had; one that still runs is waited for."""

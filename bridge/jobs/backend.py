@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -17,6 +17,7 @@ from bridge.comfyui.shapes import HistoryEntry
 from bridge.comfyui.socket import ComfySocket
 from bridge.jobs.lifecycle import Change, Lifecycle
 from bridge.jobs.model import Job, Output, Payload, slug_of_url
+from bridge.workflow.needs import Catalogue
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,12 @@ class Backend:
         self.last_workflow: str | None = None
         self.uploaded: dict[str, str] = {}
         """Names in its input folder of images uploaded since it came online, by what they were made of."""
+        self.catalogue: Catalogue | None = None
+        """Its node classes and models; None: not known yet."""
+        self.restart: Callable[[], Awaitable[bool]] | None = None
+        """Starts the server anew, if it is ours to start."""
+        self.warm_up: Callable[[Backend], Awaitable[None]] | None = None
+        """What comes before it counts as online."""
         self.leftovers: set[str] = set()
         """Prompts that we gave up while it was away: deleted and interrupted when it is back."""
         self.suspicious = asyncio.Event()
@@ -105,6 +112,7 @@ class Backend:
         self._hub = hub
         self._on_change = on_change
         self._on_state = on_state
+        self._warming: asyncio.Task[None] | None = None
         self._recent: deque[str] = deque(maxlen=_REMEMBERED)
 
     async def run(self) -> None:
@@ -139,17 +147,31 @@ class Backend:
         active.decide(Verdict.OVER)
 
     def _on_connected(self) -> None:
-        self.online = True
         self.offline_since = None
         self.live_frames = 0
         self.uploaded.clear()
         self.suspicious.set()
+        # After a mere change of connection it is as warm as before.
+        if self.warm_up is None or self.active:
+            self._come_online()
+        else:
+            self._warming = asyncio.get_running_loop().create_task(self._warm(self.warm_up))
+
+    async def _warm(self, warm_up: Callable[[Backend], Awaitable[None]]) -> None:
+        await warm_up(self)
+        if self.socket.connected:
+            self._come_online()
+
+    def _come_online(self) -> None:
+        self.online = True
         self._hub.publish(events.BackendState(self.name, online=True))
         self._on_state(self)
 
     def _on_disconnected(self, reason: str) -> None:
         self.epoch += 1
         self.suspicious.set()
+        if self._warming is not None:
+            self._warming.cancel()
         if not self.online:
             return
         self.online = False

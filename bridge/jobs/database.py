@@ -87,22 +87,26 @@ class Database:
                 Path(self._path).parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
             try:
+                self._check(connection)
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA journal_size_limit=16000000")
-                found = connection.execute("PRAGMA user_version").fetchone()[0]
-                if found not in {0, self._version}:
-                    raise StoreError(
-                        f"the store {self._path} is of version {found}, this bridge needs {self._version}; "
-                        "move the file away, or name another one in store.url"
-                    )
-                connection.executescript(self._schema)
-                connection.execute(f"PRAGMA user_version={self._version}")
+                # One transaction: a crash in between must not leave tables without a version.
+                connection.executescript(f"BEGIN;{self._schema};PRAGMA user_version={self._version};COMMIT;")
             except BaseException:
                 connection.close()
                 raise
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"the store {self._path} cannot be opened: {error}; see store.url") from error
         return connection
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        if found == self._version:
+            return
+        if found == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            return
+        what = f"of version {found}, and this bridge needs {self._version}" if found else "a database of something else"
+        raise StoreError(f"the store {self._path} is {what}; move the file away, or name another one in store.url")
 
     def _work(self, connection: sqlite3.Connection) -> None:
         with contextlib.closing(connection):

@@ -116,16 +116,16 @@ class Lifecycle:
                 return self._text(node, text) if self.started else Change.NONE
             case protocol.PreviewImage():
                 return self._preview(message)
-            case protocol.ExecutionSuccess():
+            case protocol.ExecutionSuccess() if self.end is None:
                 self.end = End.SUCCESS
                 self._percent = 100.0
                 return self._start() | Change.PROGRESS
-            case protocol.ExecutionError():
+            case protocol.ExecutionError() if self.end is None:
                 self.error = execution_error(message)
                 if not message.blocked:  # else one branch ends and the prompt goes on
                     self.end = End.ERROR
                 return self._start()
-            case protocol.ExecutionInterrupted():
+            case protocol.ExecutionInterrupted() if self.end is None:
                 self.end = End.INTERRUPTED
                 return self._start()
             case _:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-Graph = Mapping[str, Mapping[str, Any]]
+from bridge.workflow.graph import Graph
 
 
 class Status(StrEnum):
@@ -129,6 +129,11 @@ class Job:
     batch_id: str | None = None
     status: Status = Status.QUEUED
     attempts: int = 0
+    """How often it was submitted."""
+    failures: int = 0
+    """Attempts that failed after it had begun to run: these are limited by `jobs.attempts`."""
+    transaction: tuple[str, str] | None = None
+    """Command and key of the transaction that it was accepted in."""
     backend: str | None = None
     """The backend that it was handed to; None while it waits."""
     client_id: str | None = None

@@ -6,9 +6,11 @@ import asyncio
 from typing import Any
 
 from bridge.comfyui.shapes import FileRef
-from bridge.errors import BackendOffline, TimedOut
+from bridge.errors import BackendOffline, NodeErrors, TimedOut
 from bridge.jobs.backend import Backend
 from bridge.jobs.model import Job
+from bridge.workflow.graph import Graph
+from bridge.workflow.needs import lacking
 
 _AWAY = (BackendOffline, TimedOut)
 
@@ -20,19 +22,45 @@ class Pool:
         self.backends = backends
         self._depth = depth
 
-    def choose(self, job: Job) -> Backend | None:
-        """Return the backend for a job: the one with the least in it, then the one that has its models loaded."""
+    def choose(self, job: Job, graph: Graph) -> Backend | None:
+        """Return the backend for a job: the one with the least in it, then the one that has its models loaded.
+
+        None: none is free that can run it. Raises NodeErrors if no backend can ever run it, which names what is
+        missing.
+        """
         now = asyncio.get_running_loop().time()
+        several = len(self.backends) > 1  # a single one says best itself what it lacks
         free = [
             backend
             for backend in self.backends
-            if backend.online
-            and not backend.stuck
-            and backend.rested_until <= now
-            and len(backend.active) < self._depth
+            if self._is_free(backend, now)
+            and not (several and backend.catalogue is not None and lacking(graph, backend.catalogue))
         ]
+        if not free and several:
+            self._check_possible(graph)
         # The server keeps only the last prompt's nodes: another workflow would load its models again.
         return min(free, key=lambda one: (len(one.active), one.last_workflow != job.workflow), default=None)
+
+    def _check_possible(self, graph: Graph) -> None:
+        missing = {}
+        for backend in self.backends:
+            if backend.catalogue is None:
+                return
+            missing[backend.name] = lacking(graph, backend.catalogue)
+            if not missing[backend.name]:
+                return
+        words = "; ".join(f"{name} lacks {', '.join(lacks[:3])}" for name, lacks in missing.items())
+        raise NodeErrors(f"no backend can run this graph: {words}", details={"missing": missing})
+
+    def free(self) -> bool:
+        """Tell whether some backend takes a job now."""
+        now = asyncio.get_running_loop().time()
+        return any(self._is_free(backend, now) for backend in self.backends)
+
+    def _is_free(self, backend: Backend, now: float) -> bool:
+        return (
+            backend.online and not backend.stuck and backend.rested_until <= now and len(backend.active) < self._depth
+        )
 
     def named(self, name: str | None) -> Backend | None:
         """Return the backend of that name."""
@@ -61,7 +89,7 @@ class Pool:
                 answers.add(None)
         return True if True in answers else (None if None in answers else False)
 
-    async def free(self, *, unload_models: bool, free_memory: bool) -> list[str]:
+    async def free_memory(self, *, unload_models: bool, free_memory: bool) -> list[str]:
         """Free the memory of every backend that answers; return their names."""
         done = []
         for backend in self.backends:

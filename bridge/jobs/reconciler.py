@@ -158,8 +158,8 @@ class Reconciler:
                 now - stalled[0].last_sign,
                 stalled[0].job.id,
             )
-        if not others_online(backend):
-            return
+        if backend.restart is None and not others_online(backend):
+            return  # the jobs stay: nobody else could run them, and a person may restart it
         backend.stuck, backend.stuck_on = True, running
         actives = self._actives()
         await backend.client.delete_pending(*(one.job.id for one in actives))
@@ -168,6 +168,8 @@ class Reconciler:
                 await backend.client.interrupt(active.job.id)
                 backend.leftovers.add(active.job.id)
             active.decide(Verdict.STUCK)
+        if backend.restart is not None and await backend.restart():
+            backend.stuck = False
 
     def _away(self, others_online: Callable[[Backend], bool]) -> None:
         """Give the jobs of a backend that is gone to the others."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from bridge import errors, events
@@ -26,6 +26,7 @@ from bridge.jobs.submission import Again, Submitter
 from bridge.jobs.waiting import Waiting
 from bridge.media import outputs
 from bridge.settings import Settings
+from bridge.workflow.needs import catalogue
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +35,17 @@ _PAYLOADS_KEPT = 256
 """Snapshots of waiting jobs that stay in memory; those of the rest are read from the store when their turn comes."""
 _RETRY_PAUSE = 1.0
 _REST_AFTER = 3
+"""Failures in a row after which a backend rests."""
+_UNSTARTED = 5
+"""How many submissions stand for one failure, where a prompt was lost before it had begun."""
 _REST = 30.0
 _FETCH_PATIENCE = 120.0
 """Seconds that outputs are waited for when their backend goes away after the prompt's end."""
 _IDLE = 1.0
+_REMEMBERED_RUNS = 100
+"""Runs of before that the estimates begin with."""
+_RESTART = 1000
+"""What `seq` skips over a restart: not every status is written."""
 
 
 class Runner:
@@ -63,12 +71,14 @@ class Runner:
                 url,
                 hub=hub,
                 on_change=self._on_change,
-                on_state=lambda _: self._wake.set(),
+                on_state=self._on_state,
                 previews=settings.comfyui.previews,
             )
             for url in settings.comfyui.urls
         ]
         self.pool = Pool(backends, depth=settings.comfyui.depth)
+        self.on_object_info: Callable[[Mapping[str, Any]], None] = lambda _: None
+        """Told what nodes and models a backend has, whenever one comes online."""
 
     # Life
 
@@ -98,7 +108,11 @@ class Runner:
     async def _recover(self) -> None:
         for job in await self._store.unpublished():
             self._publish_end(job)
+        for job in await self._store.finished(_REMEMBERED_RUNS):
+            if job.status is Status.COMPLETED:
+                self._waiting.ran(job.workflow, job.durations.get(Status.RUNNING, 0.0))
         for job in await self._store.unfinished():
+            job.seq += _RESTART
             backend = self.pool.named(job.backend) if job.submitted else None
             if backend is None:
                 self._enqueue(job)
@@ -212,18 +226,22 @@ class Runner:
                 pass
 
     async def _dispatch_one(self) -> bool:
-        for job in self._waiting.first(1 if len(self.pool.backends) == 1 else _LOOK_AHEAD):
-            backend = self.pool.choose(job)
-            if backend is None:
-                return False
-            self._waiting.remove(job.id)
-            payload = self._payloads.pop(job.id, None)
-            if payload is None:
-                try:
-                    payload = await self._store.payload(job.id)
-                except errors.BridgeError as error:
-                    self._finish_waiting(job, Status.FAILED, error.to_json())
+        # A job that no free backend can run holds up none behind it.
+        several = len(self.pool.backends) > 1
+        for job in self._waiting.first(_LOOK_AHEAD if several else 1) if self.pool.free() else ():
+            try:
+                payload = self._payloads.get(job.id) or await self._store.payload(job.id)
+                if job.id not in self._waiting:  # interrupted meanwhile
                     return True
+                backend = self.pool.choose(job, payload.graph)
+            except errors.BridgeError as error:
+                self._waiting.remove(job.id)
+                self._finish_waiting(job, Status.FAILED, error.to_json())
+                return True
+            if backend is None:
+                continue
+            self._waiting.remove(job.id)
+            self._payloads.pop(job.id, None)
             active = Active(job, payload, Lifecycle(job.id, payload.graph))
             self._hold(backend, active)
             self._spawn(self._drive(backend, active), f"job {job.id}")
@@ -253,8 +271,13 @@ class Runner:
             backend.failures = 0
         backend.release(active)
         self._wake.set()
-        with contextlib.suppress(errors.StoreError):
+        try:
             await self._finish(backend, active, end, error)
+        except Exception:
+            logger.exception("the outputs of the job %s failed inside the bridge", job.id)
+            failure = errors.Internal("the bridge failed on the outputs of this job; its log holds more")
+            await self._end(job, Status.FAILED, failure.to_json())
+            self._running.pop(job.id, None)
 
     async def _attempt(self, backend: Backend, active: Active) -> tuple[Status, errors.BridgeError | None]:
         """Run a job once; return how it ended. Raises Again, or the error that ends it."""
@@ -271,10 +294,11 @@ class Runner:
             case Verdict.LOST if job.interrupting:
                 return Status.INTERRUPTED, None
             case Verdict.LOST:
-                reason = errors.Lost("ComfyUI no longer knows the prompt; it was restarted, or its history was cleared")
-                raise Again(reason, counts=True)
+                lost = errors.Lost("ComfyUI no longer knows the prompt: it was restarted, or its history cleared")
+                raise Again(lost, counts=active.life.started)
             case Verdict.STUCK:
-                raise Again(errors.Stuck(f"ComfyUI at {backend.name} holds the prompt and does nothing"), counts=True)
+                stuck = errors.Stuck(f"ComfyUI at {backend.name} holds the prompt and does nothing")
+                raise Again(stuck, counts=active.life.started, backend_failed=True)
             case _:
                 return self._ended(active)
 
@@ -289,23 +313,24 @@ class Runner:
                 return Status.INTERRUPTED, errors.DeletedElsewhere("the prompt was interrupted in ComfyUI, not by us")
             case _:
                 error = life.error or errors.ExecutionError("ComfyUI reports a failure without a reason")
-                if isinstance(error, errors.OutOfMemory) and job.attempts < min(2, self._settings.jobs.attempts):
+                if isinstance(error, errors.OutOfMemory) and job.failures + 1 < min(2, self._settings.jobs.attempts):
                     raise Again(error, counts=True)
                 return Status.FAILED, error
 
     def _retry(self, backend: Backend, job: Job, again: Again) -> None:
         """Put a job back into the queue, or end it if it had its attempts."""
         job.submitted, job.backend = False, None
-        if again.counts:
-            backend.failures += 1
+        job.failures += again.counts
+        backend.failures += again.backend_failed
         if job.interrupting:
             self._finish_waiting(job, Status.INTERRUPTED, documents.interrupted())
             return
-        if again.counts and job.attempts >= self._settings.jobs.attempts:
+        if max(job.failures, job.attempts / _UNSTARTED) >= self._settings.jobs.attempts:
             self._finish_waiting(job, Status.FAILED, again.reason.to_json())
             return
         logger.warning("the job %s goes back to the queue: %s", job.id, again.reason.message)
-        pause = _REST if backend.failures >= _REST_AFTER else _RETRY_PAUSE
+        rests = backend.failures >= _REST_AFTER and self.pool.others_online(backend)
+        pause = _REST if rests else _RETRY_PAUSE
         backend.rested_until = asyncio.get_running_loop().time() + pause
         job.error = again.reason.to_json()
         self._save(job)
@@ -320,6 +345,21 @@ class Runner:
             backend = self.pool.holding(job.id)
             if backend is not None:
                 self._spawn(Reconciler.stop(backend, active), f"stop {job.id}")
+
+    def _on_state(self, backend: Backend) -> None:
+        self._wake.set()
+        if backend.online:
+            self._spawn(self._learn(backend), f"object_info {backend.name}")
+
+    async def _learn(self, backend: Backend) -> None:
+        try:
+            object_info = await backend.client.object_info()
+        except errors.BridgeError as error:
+            logger.warning("%s does not tell its nodes: %s", backend.name, error.message)
+            return
+        backend.catalogue = catalogue(object_info)
+        self.on_object_info(object_info)
+        self._wake.set()
 
     # Changes, outputs, ends
 

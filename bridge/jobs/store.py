@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE INDEX IF NOT EXISTS jobs_open ON jobs (position) WHERE final = 0;
 CREATE INDEX IF NOT EXISTS jobs_unpublished ON jobs (finished_at) WHERE final = 1 AND published = 0;
 CREATE INDEX IF NOT EXISTS jobs_finished ON jobs (finished_at) WHERE final = 1;
+CREATE INDEX IF NOT EXISTS jobs_created ON jobs (created_at);
 CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS transactions (
     command TEXT, key TEXT, at REAL NOT NULL, reply TEXT NOT NULL, PRIMARY KEY (command, key)
@@ -116,6 +117,13 @@ class Store:
         rows = await self._rows("SELECT state FROM jobs WHERE final = 1 ORDER BY finished_at DESC LIMIT ?", limit)
         return [_load(row[0]) for row in rows]
 
+    async def recent(self) -> list[Job]:
+        """Return the jobs that were accepted in the last ten minutes, in the order of their acceptance."""
+        rows = await self._rows(
+            "SELECT state FROM jobs WHERE created_at > ? ORDER BY position", self._clock() - TRANSACTION_AGE
+        )
+        return [_load(row[0]) for row in rows]
+
     # Facts: single values by key
 
     async def fact(self, key: str, default: Any = None) -> Any:
@@ -198,9 +206,9 @@ class Store:
         """Delete what ended, or was used last, more than `keep` seconds ago; return how many jobs went."""
         now = self._clock()
         cutoff = now - self._keep
-        keep = json.dumps(sorted(media_in_use))
 
         def write(db: sqlite3.Connection) -> int:
+            keep = json.dumps(sorted({*media_in_use, *_media_of_jobs(db, cutoff)}))
             gone = db.execute("DELETE FROM jobs WHERE final = 1 AND finished_at < ?", (cutoff,)).rowcount
             db.execute("DELETE FROM transactions WHERE at < ?", (now - TRANSACTION_AGE,))
             db.execute(
@@ -214,6 +222,13 @@ class Store:
         return await self._database.run(lambda db: db.execute(sql, values).fetchall())
 
 
+def _media_of_jobs(db: sqlite3.Connection, cutoff: float) -> set[str]:
+    """Return the bytes that jobs need that have waited since before `cutoff`."""
+    rows = db.execute("SELECT payload FROM jobs WHERE final = 0 AND created_at < ?", (cutoff,))
+    images = [image for row in rows for _, _, image in Payload.load(row[0]).images]
+    return {sha for image in images for sha in (image.sha256, image.mask) if sha is not None}
+
+
 def _dump(job: Job) -> str:
     return json.dumps(dataclasses.asdict(job))
 
@@ -223,4 +238,5 @@ def _load(text: str) -> Job:
     state["status"] = Status(state["status"])
     state["outputs"] = tuple(Output(**output) for output in state["outputs"])
     state["text"] = tuple(state["text"])
+    state["transaction"] = tuple(state["transaction"]) if state["transaction"] else None
     return Job(**state)

@@ -19,12 +19,16 @@ logger = logging.getLogger(__name__)
 
 
 class Again(Exception):
-    """The attempt came to nothing; `counts` if it was one of the allowed attempts."""
+    """The attempt came to nothing.
 
-    def __init__(self, reason: errors.BridgeError, *, counts: bool) -> None:
+    counts: it is one of the attempts that a job has. backend_failed: it speaks against the backend.
+    """
+
+    def __init__(self, reason: errors.BridgeError, *, counts: bool, backend_failed: bool = False) -> None:
         super().__init__(reason.message)
         self.reason = reason
         self.counts = counts
+        self.backend_failed = backend_failed
 
 
 class Submitter:
@@ -75,7 +79,7 @@ class Submitter:
         except errors.InvalidGraph as error:
             job.submitted = False
             if (error.details or {}).get("status") == 500:  # the graph was checked: the server is not well
-                raise Again(error, counts=True) from None
+                raise Again(error, counts=True, backend_failed=True) from None
             raise
         active.submitted = True
         if taken.node_errors:

@@ -57,6 +57,9 @@ class Waiting:
             if len(self._heap) > 2 * len(self._jobs) + 64:
                 self._heap = [entry for entry in self._heap if self._stands(entry)]
                 heapq.heapify(self._heap)
+            if len(self._expiring) > 2 * len(self._jobs) + 64:
+                self._expiring = [entry for entry in self._expiring if entry[1] in self._jobs]
+                heapq.heapify(self._expiring)
         return job
 
     def expired(self, now: float) -> list[Job]:

@@ -80,7 +80,7 @@ class Commands:
 
         async def run() -> Data:
             try:
-                return {"status": "ok", "data": await self._run(command, document)}
+                return {"status": "ok", "data": await self._run(command, document, transaction)}
             except BridgeError as error:
                 return _failure(error)
             except Exception:
@@ -109,7 +109,7 @@ class Commands:
             transaction = str(key)
         return document, transaction
 
-    def _run(self, command: Command, document: Any) -> Awaitable[Data]:
+    def _run(self, command: Command, document: Any, transaction: str | None) -> Awaitable[Data]:
         core, workflow, argument = self._core, command.workflow, command.argument
         match command.kind:
             case "load":
@@ -131,7 +131,8 @@ class Commands:
                     raise BadPayload('the payload must be a JSON object of values such as {"seed": 42, "6.text": "…"}')
                 return core.update_values(document, workflow=workflow)
             case "queue":
-                return core.queue(_request(requests.Queue, document), workflow=workflow)
+                key = None if transaction is None else (command.name, transaction)
+                return core.queue(_request(requests.Queue, document), workflow=workflow, transaction=key)
             case "interrupt":
                 return core.interrupt(_request(requests.Interrupt, document, plain="prompt_id"), workflow=workflow)
             case _:

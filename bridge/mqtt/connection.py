@@ -22,6 +22,8 @@ _STABLE = 60.0
 """Seconds after which a connection counts as one that works, and the pauses start anew."""
 _SHORT_LIVES = 3
 """Connections in a row that the broker closed soon after they began, until that is told."""
+_TRUST = 0.5
+"""Seconds that a connection must hold before a message is sent that may have ended the last one."""
 _TOLD = 100
 """Different warnings until a connection has worked for a while."""
 
@@ -51,15 +53,15 @@ class Connection:
     MQTT 3.1.1 to a broker that refuses 5. `publish` may be called at any time. All callbacks run in the
     event loop: `on_message` for each message received; `on_connected`, awaited after each connect when
     all subscriptions are acknowledged (cancelled if the connection ends before it is done); and
-    `on_disconnected` with the reason in words. The loop must be able to watch sockets, which on
-    Windows is the selector loop only.
+    `on_disconnected` with the reason in words. Without a `will` the broker says nothing when we are
+    gone. The loop must be able to watch sockets, which on Windows is the selector loop only.
     """
 
     def __init__(
         self,
         options: ConnectionOptions,
         *,
-        will: Message,
+        will: Message | None,
         subscriptions: Sequence[str] = (),
         on_message: Callable[[Message], None],
         on_connected: Callable[[], Awaitable[None]],
@@ -219,6 +221,11 @@ class Connection:
         if self._closing:
             await link.close()
             return link.ended.result()
+        if self._outbox.suspicious:
+            # A broker that closes every connection at once must not make us give up messages that are innocent.
+            await asyncio.wait({link.ended}, timeout=_TRUST)
+            if link.ended.done():
+                return link.ended.result()
         self._link = link
         self._connections += 1
         self._outbox.come(link.receive_maximum)
@@ -246,7 +253,7 @@ class Connection:
         blame = ending.by_broker and ending.code not in INNOCENT
         if (guilty := self._outbox.go(blame=blame)) is not None:
             logger.error(
-                "Gave up a message of %d bytes on %s: the broker closed the connection twice when it came; "
+                "Gave up a message of %d bytes on %s: the broker closes the connection whenever it comes; "
                 "it may be larger than the broker takes",
                 len(guilty.message.payload),
                 guilty.message.topic,

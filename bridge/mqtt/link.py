@@ -116,7 +116,7 @@ class Link:
         self._client: _Paho
         self._stream: Stream
 
-    async def open(self, will: Message, *, previous: Link | None = None) -> None:
+    async def open(self, will: Message | None, *, previous: Link | None = None) -> None:
         """Connect and log in. Raises `LinkError`, with everything closed again.
 
         A durable session goes on from the `previous` connection: it holds the messages of QoS 2 that the broker has not
@@ -206,7 +206,7 @@ class Link:
         """Close at once, without a word: the broker publishes the will."""
         self._end(Ending(reason, by_broker=False))
 
-    def _prepare(self, will: Message, previous: Link | None) -> _Paho:
+    def _prepare(self, will: Message | None, previous: Link | None) -> _Paho:
         options = self._options
         durable = options.session == "durable"
         if durable and previous is not None and previous.protocol == self.protocol:
@@ -222,8 +222,9 @@ class Link:
             )
             client.username_pw_set(*options.credentials)
             client.max_inflight_messages_set(65535)
-            properties = _Packed(pack_properties(will)) if self.protocol == "5" else None
-            client.will_set(will.topic, will.payload, will.qos, will.retain, properties)
+            if will is not None:
+                properties = _Packed(pack_properties(will)) if self.protocol == "5" else None
+                client.will_set(will.topic, will.payload, will.qos, will.retain, properties)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
@@ -372,7 +373,7 @@ class Link:
     def _on_disconnect(self, _client: object, _userdata: object, flags: Any, reason: Any, _properties: object) -> None:
         if flags.is_disconnect_packet_from_server:
             self._end(Ending(in_words(reason.value), by_broker=True, code=reason.value))
-        elif self._stream.unread:
+        elif self._stream.closed_by_peer:
             self._end(Ending("the broker closed the connection", by_broker=True))
         else:
             self._end(Ending("what the broker sent is not MQTT", by_broker=False))

@@ -6,12 +6,16 @@ and says what was acknowledged and when the broker came and went.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
 from bridge.mqtt.message import Message
+
+_DEATHS = 3
+"""Ended connections that condemn a message: one that made it suspect, and two with nothing else on its way."""
 
 
 class Policy(Enum):
@@ -120,6 +124,11 @@ class Outbox:
         """The bytes of the KEEP messages that are not acknowledged yet."""
         return self._kept_bytes
 
+    @property
+    def suspicious(self) -> bool:
+        """Whether the next message may have ended the last connection: see first that the new one holds without it."""
+        return any(entry.deaths for entry in itertools.islice(self._queue.values(), 1))
+
     def put(
         self,
         message: Message,
@@ -201,13 +210,13 @@ class Outbox:
         """The broker went away; `blame`: it closed the connection itself, perhaps because of a message.
 
         Unacknowledged KEEP messages go back to the front of the queue, the others are dropped. Returns the message
-        that is given up because a second connection ended while it was the oldest unacknowledged one.
+        that is given up: a third connection ended while it was the oldest unacknowledged one.
         """
         self.online = False
         culprit = next((entry for entry in self._in_flight.values() if entry.message.qos), None) if blame else None
         if culprit is not None:
             culprit.deaths += 1
-        guilty = culprit if culprit is not None and culprit.deaths >= 2 else None
+        guilty = culprit if culprit is not None and culprit.deaths >= _DEATHS else None
         for entry in reversed(self._in_flight.values()):
             if entry is guilty or entry.policy is not Policy.KEEP:
                 self.counts.dropped += 1

@@ -41,8 +41,9 @@ class Stream:
         self._websocket = websocket
         self._in: deque[bytes] = deque()
         self._position = 0
-        self._out: deque[bytes | memoryview] = deque()
+        self._out: deque[bytes | bytearray | memoryview] = deque()
         self._received_eof = False
+        self.closed_by_peer = False
         self.unsent = 0
         """Bytes accepted by `send` that the kernel has not taken."""
 
@@ -86,7 +87,7 @@ class Stream:
                 self._websocket.send_binary(data)
                 self._collect()
         else:
-            self._push(bytes(data))
+            self._push(data)  # paho made it for us alone: a copy of its packet
         return len(data)
 
     def fill(self) -> None:
@@ -125,21 +126,21 @@ class Stream:
         return written
 
     def end(self) -> None:
-        """Behave as if the peer had closed: what was received can still be read, then the stream ends."""
-        self._received_eof = True
+        """The peer closed: what was received can still be read, then the stream ends."""
+        self._received_eof = self.closed_by_peer = True
 
     def close(self) -> None:
         """Close the socket at once; what was not written is lost."""
-        self.end()
+        self._received_eof = True
         self._out.clear()
         self.unsent = 0
         self._sock.close()
 
-    def _push(self, data: bytes) -> None:
+    def _push(self, data: bytes | bytearray) -> None:
         self._out.append(data)
         self.unsent += len(data)
 
-    def _gather(self) -> bytes | memoryview:
+    def _gather(self) -> bytes | bytearray | memoryview:
         """The first piece to write, with the small ones that follow it."""
         if len(self._out) == 1 or len(self._out[0]) >= _CHUNK // 4:
             return self._out[0]

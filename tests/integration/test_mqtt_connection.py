@@ -191,7 +191,10 @@ async def test_all_kept_messages_arrive_in_order_over_a_network_that_breaks(brok
             if number % 10 == 0:
                 await asyncio.sleep(0.002)
             if number % 500 == 250:
+                done = len(bridge.acknowledged)
+                await until(lambda: len(bridge.acknowledged) > done)  # noqa: B023 - awaited here
                 network.cut()
+                await until(lambda: not bridge.connection.connected)
         assert await bridge.connection.drain(20)
         assert bridge.acknowledged == expected
         await until(lambda: watcher.payloads("out/n")[-1:] == [expected[-1]])

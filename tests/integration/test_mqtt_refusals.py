@@ -72,7 +72,7 @@ async def test_a_broker_that_does_not_answer_to_subscribe_is_left() -> None:
 async def test_something_else_at_the_port_is_named(caplog: pytest.LogCaptureFixture) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1000)
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 9999\r\n\r\n" + b"x" * 9999)
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -201,7 +201,7 @@ async def test_a_message_that_kills_the_connection_is_given_up_and_only_that_one
         assert bridge.acknowledged == [b"before", b"before too", b"after", b"last"]
         assert bridge.connection.stats.dropped == 2
         assert "Gave up a message of 6000 bytes on out/x" in caplog.text
-        assert broker.connections <= 5
+        assert broker.connections <= 7
 
 
 @pytest.mark.parametrize(
@@ -226,3 +226,18 @@ async def test_malformed_packets_from_the_broker_do_no_lasting_harm(frame: bytes
         await until(lambda: len(broker.of(PUBLISH)) >= 2)
         bridge.keep("out/second", b"second")
         await until(lambda: bridge.acknowledged == [b"second"])
+
+
+async def test_a_broker_that_closes_every_connection_at_once_costs_no_message() -> None:
+    def script(packet: Packet) -> bytes | None:
+        if packet.connection < 8 and packet.kind not in {CONNECT, SUBSCRIBE}:
+            return None
+        if packet.connection < 8 and packet.kind == SUBSCRIBE:
+            return obliging(packet) + b"\xe0\x00"
+        return obliging(packet)
+
+    async with scripted(script) as broker, side(broker.url, wait=False) as bridge:
+        bridge.keep("out/x", b"x")
+        await until(lambda: bridge.acknowledged == [b"x"])
+        assert broker.connections == 9
+        assert bridge.connection.stats.dropped == 0

@@ -110,7 +110,7 @@ class Mosquitto:
             configuration += ["persistence true", f"persistence_location {folder}/", "autosave_interval 1"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             configuration.append("user root")
-        configuration += ["max_queued_messages 0", f"log_dest file {self.log}", "log_type all", *lines]
+        configuration += ["max_queued_messages 0", f"log_dest file {self.log}", *(lines or ["log_type all"])]
         self.configuration = folder / "mosquitto.conf"
         self.configuration.write_text("\n".join(configuration) + "\n", encoding="utf-8")
 

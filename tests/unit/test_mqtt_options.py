@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -55,7 +56,7 @@ def test_passwords_are_not_shown() -> None:
     ],
 )
 def test_wrong_addresses_say_what_would_be_right(url: str, words: str) -> None:
-    with pytest.raises(SettingsError, match="mqtt.url") as caught:
+    with pytest.raises(SettingsError, match=r"mqtt\.url") as caught:
         ConnectionOptions(url, "id")
     assert words in caught.value.message
 
@@ -81,10 +82,8 @@ def test_wrong_options_name_the_setting(changes: dict[str, Any], name: str) -> N
 
 @given(st.text())
 def test_any_text_is_an_address_or_a_settings_error(url: str) -> None:
-    try:
-        parse_url(url)
-    except SettingsError as error:
-        assert error.message.startswith("mqtt.url")
+    with contextlib.suppress(SettingsError):
+        assert str(parse_url(url)).startswith(("mqtt", "ws"))
 
 
 def test_properties_are_packed_as_the_standard_says() -> None:

@@ -1,0 +1,1 @@
+"""How fast the bridge is, beside a client that speaks to ComfyUI directly: `python -m benchmarks`, see README.md."""
