@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 _ROOM = 1 << 20
 """Free bytes behind what was received, at least."""
+_PATIENCE = 10.0
 
 OnMessage = Callable[[str, memoryview], None]
 """Gets topic and payload; the payload may only be looked at during the call."""
@@ -23,22 +24,21 @@ class Client(asyncio.BufferedProtocol):
         self._on_message = on_message
         self._buffer = bytearray(2 * _ROOM)
         self._begin = self._end = 0
-        self._answers: dict[int, asyncio.Future[None]] = {}
         self._transport: asyncio.Transport
         self._loop = asyncio.get_running_loop()
+        self._answer: asyncio.Future[bytes] = self._loop.create_future()
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     async def open(self, name: str) -> None:
         """Log in with this client id."""
-        answer = self._answers[0] = self._loop.create_future()
         self._send(0x10, b"\x00\x04MQTT\x04\x02\x00\x00" + _text(name))
-        await answer
+        await self._accepted()
 
     async def subscribe(self, *filters: str, qos: int) -> None:
         """Subscribe and wait for the broker's answer."""
-        answer = self._answers[1] = self._loop.create_future()
+        self._answer = self._loop.create_future()
         self._send(0x82, b"\x00\x01" + b"".join(_text(one) + bytes([qos]) for one in filters))
-        await answer
+        await self._accepted()
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Publish with QoS 1."""
@@ -48,6 +48,11 @@ class Client(asyncio.BufferedProtocol):
         """Say goodbye."""
         self._send(0xE0, b"")
         self._transport.close()
+
+    async def _accepted(self) -> None:
+        codes = await asyncio.wait_for(self._answer, _PATIENCE)
+        if max(codes) > 2:
+            raise ConnectionRefusedError(f"the broker answered {codes.hex()}")
 
     def _send(self, head: int, body: bytes) -> None:
         packet, size = bytearray([head]), len(body)
@@ -113,17 +118,10 @@ class Client(asyncio.BufferedProtocol):
                 self._transport.write(b"\x40\x02" + body[start : start + 2])
                 start += 2
             self._on_message(topic, body[start:])
-        elif kind == 0x20:
-            _answer(self._answers.pop(0), bytes(body[1:2]), b"\x00")
-        elif kind == 0x90:
-            _answer(self._answers.pop(1), body[2:].tobytes(), None)
-
-
-def _answer(future: asyncio.Future[None], codes: bytes, right: bytes | None) -> None:
-    if codes != right and (right is not None or max(codes) > 2):
-        future.set_exception(ConnectionRefusedError(f"the broker answered {codes.hex()}"))
-    else:
-        future.set_result(None)
+        elif kind == 0x20:  # session present, return code
+            self._answer.set_result(bytes(body[1:]))
+        elif kind == 0x90:  # packet id, a code for each filter
+            self._answer.set_result(bytes(body[2:]))
 
 
 def _text(text: str) -> bytes:

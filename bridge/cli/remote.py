@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from bridge.mqtt.link import LinkError
 from bridge.mqtt.message import Message
 from bridge.mqtt.options import ConnectionOptions
 from bridge.mqtt.outbox import Policy
-from bridge.mqtt.topics import Topics
 from bridge.settings import MqttSettings
 
 
@@ -41,7 +39,7 @@ class Remote:
     """Use `remote()`. What happens comes out of `next`, in order."""
 
     def __init__(self, settings: MqttSettings, options: ConnectionOptions, subscriptions: Sequence[str]) -> None:
-        self.topics = Topics(settings.base_topic)
+        self._base = settings.base_topic
         self.where = f"{options.address} (base topic {settings.base_topic})"
         self._happenings: asyncio.Queue[Happening] = asyncio.Queue()
         self._connection = Connection(
@@ -57,9 +55,9 @@ class Remote:
         """Return what happened next."""
         return await self._happenings.get()
 
-    def send(self, topic: str, document: Mapping[str, Any]) -> None:
-        """Publish a command."""
-        message = Message(topic, payloads.dump(document), qos=1, content_type=payloads.JSON, text=True)
+    def send(self, command: str, document: Mapping[str, Any]) -> None:
+        """Publish a command; `command` is its topic below the base topic."""
+        message = Message(f"{self._base}/{command}", payloads.dump(document), qos=1, content_type=payloads.JSON, text=True)
         self._connection.publish(message, policy=Policy.KEEP)
 
     async def sent(self, seconds: float) -> bool:
@@ -98,18 +96,3 @@ async def remote(settings: MqttSettings, purpose: str, subscriptions: Sequence[s
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-
-
-def levels(base: str, topic: str) -> list[str]:
-    """Return the levels of a topic below the base topic; none for another topic."""
-    prefix = f"{base}/"
-    return topic[len(prefix) :].split("/") if topic.startswith(prefix) else []
-
-
-def document_of(message: Message) -> dict[str, Any]:
-    """Return the JSON object in a message, `{}` if there is none."""
-    try:
-        document = json.loads(message.payload)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}

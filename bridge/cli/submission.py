@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.cli.remote import document_of, levels
+from bridge.cli.wire import document_of, levels
 from bridge.mqtt.message import Message
 
 FINAL = frozenset({"completed", "failed", "interrupted"})

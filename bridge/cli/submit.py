@@ -73,6 +73,7 @@ class _Submit:
         self._written: set[str] = set()
         self._failed = False
         self._questions = 0
+        self._sent = False
 
     async def run(self) -> int:
         """Return the exit code. Raises Failure."""
@@ -80,7 +81,7 @@ class _Submit:
             try:
                 async with asyncio.timeout(self._timeout):
                     await self._online(bridge)
-                    bridge.send(bridge.topics.workflow(self._workflow, "queue"), self._command)
+                    self._send(bridge)
                     await self._answered(bridge)
                     with Display(self._workflow) as display:
                         await self._ended(bridge, display)
@@ -103,6 +104,10 @@ class _Submit:
             f"the bridge {said} at {bridge.where}: start it with `comfy-bridge run` (or `demo`), "
             "or name its broker with --mqtt-url"
         )
+
+    def _send(self, bridge: Remote) -> None:
+        self._sent = True
+        bridge.send(f"workflow/{self._workflow}/queue", self._command)
 
     async def _answered(self, bridge: Remote) -> None:
         await bridge.sent(_ANSWER)
@@ -152,10 +157,12 @@ class _Submit:
 
     def _ask(self, bridge: Remote) -> None:
         """After an absence: what was published meanwhile did not come, so how the jobs stand is asked."""
+        if self._sent and not self._submission.answered:
+            self._send(bridge)  # the transaction keeps it from being run twice
         for run in self._submission.open:
             self._questions += 1
             transaction = f"{self._transaction}/{run.id}/{self._questions}"
-            bridge.send(bridge.topics.bridge("request/job"), {"prompt_id": run.id, "transaction": transaction})
+            bridge.send("bridge/request/job", {"prompt_id": run.id, "transaction": transaction})
 
     async def _write(self, run: Run, display: Display) -> None:
         result = run.result or {}
@@ -190,6 +197,6 @@ class _Submit:
                 while not self._submission.answered and self._submission.online:
                     await self._next(bridge)
         for run in self._submission.open:
-            bridge.send(bridge.topics.command("interrupt"), {"prompt_id": run.id})
+            bridge.send("interrupt", {"prompt_id": run.id})
         if self._submission.open and not await bridge.sent(_GOODBYE):
             complain("the interrupt did not get through: the jobs go on")

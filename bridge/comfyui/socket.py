@@ -184,7 +184,9 @@ class ComfySocket:
             if not _peer_is_gone(closed):
                 self._client_id = uuid.uuid4().hex
             reason = describe(closed)
-            raise
+            if self._closing is None:
+                raise
+            _log.debug("The connection to ComfyUI at %s is made anew.", self._address.url)
         finally:
             self._connection = self._closing = None
             self._set_disconnected(reason)

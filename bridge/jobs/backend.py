@@ -22,6 +22,8 @@ from bridge.workflow.needs import Catalogue
 logger = logging.getLogger(__name__)
 
 _REMEMBERED = 256
+_RENEWAL = 3.0
+"""Seconds that a new connection may take before the backend counts as offline."""
 
 
 class Verdict(Enum):
@@ -112,6 +114,7 @@ class Backend:
         self._hub = hub
         self._on_change = on_change
         self._on_state = on_state
+        self._renewal: asyncio.TimerHandle | None = None
         self._warming: asyncio.Task[None] | None = None
         self._recent: deque[str] = deque(maxlen=_REMEMBERED)
 
@@ -139,7 +142,15 @@ class Backend:
 
     def mark_started(self, active: Active) -> None:
         """Note that the queue shows the prompt as running, its start having been missed."""
-        self._changed(active, active.life.feed(protocol.ExecutionStart(active.job.id)))
+        if not active.life.started:
+            self._changed(active, active.life.feed(protocol.ExecutionStart(active.job.id)))
+
+    def renew(self) -> None:
+        """Make a new connection instead of one that is silent; it counts as online meanwhile."""
+        loop = asyncio.get_running_loop()
+        if self._renewal is None:
+            self._renewal = loop.call_later(_RENEWAL, self._renewal_failed)
+        self.socket.renew()
 
     def learn(self, active: Active, entry: HistoryEntry) -> None:
         """Take the history's word for the end of a prompt."""
@@ -147,8 +158,11 @@ class Backend:
         active.decide(Verdict.OVER)
 
     def _on_connected(self) -> None:
-        self.offline_since = None
         self.live_frames = 0
+        self._end_renewal()
+        if self.online:
+            return
+        self.offline_since = None
         self.uploaded.clear()
         self.suspicious.set()
         # After a mere change of connection it is as warm as before.
@@ -172,8 +186,20 @@ class Backend:
         self.suspicious.set()
         if self._warming is not None:
             self._warming.cancel()
-        if not self.online:
-            return
+        if self.online and self._renewal is None:
+            self._go_offline(reason)
+
+    def _renewal_failed(self) -> None:
+        self._end_renewal()
+        if self.online and not self.socket.connected:
+            self._go_offline("a new connection could not be made")
+
+    def _end_renewal(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
+
+    def _go_offline(self, reason: str) -> None:
         self.online = False
         self.offline_since = asyncio.get_running_loop().time()
         self._hub.publish(events.BackendState(self.name, online=False, reason=reason))

@@ -136,7 +136,7 @@ class Reconciler:
                 now - socket.last_frame,
             )
             self._patience = min(2 * self._patience, _LONGEST_SILENCE)
-            socket.renew()
+            self._backend.renew()
 
     async def _check_stall(self, queue: QueueState, others_online: Callable[[Backend], bool]) -> None:
         backend = self._backend

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from bridge.errors import BadValue, FileMissing, NotAllowed, TimedOut, TooLarge
 
 _REDIRECTS = 5
 _CHUNK = 65536
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Guard:
     """
 
     def __init__(self, allowed: Sequence[str] = (), *, time_limit: float = 30.0) -> None:
-        self._allowed = allowed
+        self._allowed = tuple(entry.lower() for entry in allowed)
         self._time_limit = time_limit
 
     async def fetch(self, address: str, *, max_bytes: int) -> Fetched:
@@ -91,8 +93,8 @@ class Guard:
         if host.lower() in self._allowed:
             return
         ip = ipaddress.ip_address(address.split("%", 1)[0])
-        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
+        if isinstance(ip, ipaddress.IPv6Address):
+            ip = _inner(ip)
         if ip.is_global and not ip.is_multicast:
             return
         for entry in self._allowed:
@@ -125,6 +127,13 @@ class _CheckedResolver(AbstractResolver):
         await self._resolver.close()
 
 
+def _inner(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the IPv4 address that an IPv6 address leads to: mapped, 6to4, NAT64."""
+    if ip in _NAT64:
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour or ip
+
+
 def _parsed(address: str) -> URL:
     try:
         url = URL(address.strip())
@@ -140,7 +149,7 @@ def _shown(address: str) -> str:
     try:
         url = URL(address.strip()).with_user(None).with_query(None).with_fragment(None)
     except ValueError:
-        return repr(address[:100])
+        return repr(re.sub(r"\S*@", "…@", address.partition("?")[0])[:100])
     return str(url)[:200]
 
 

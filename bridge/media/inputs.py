@@ -89,7 +89,7 @@ def as_alpha(mask: bytes, image: bytes | None) -> bytes:
         if image is not None:
             with Image.open(io.BytesIO(image)) as opened:
                 alpha = alpha.resize(opened.size)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadValue(f"the mask cannot be used: {error}") from None
     black = Image.new("RGBA", alpha.size)
     black.putalpha(alpha)

@@ -38,7 +38,8 @@ def image_type(data: bytes) -> str | None:
         return "image/gif"
     if data[:2] == b"BM" and len(data) > 26:
         return "image/bmp"
-    return sniff_image(data)
+    sniffed = sniff_image(data)
+    return sniffed if sniffed.startswith("image/") else None
 
 
 def ending(content_type: str) -> str:

@@ -190,9 +190,6 @@ class Connection:
         try:
             return await self._open(self._protocol, previous)
         except ProtocolRefused as refusal:
-            if self._protocol == "3.1.1":
-                self._protocol = self._options.protocol
-                raise
             # A connection that just closes may be a broker that restarts: then 5 is tried again next time.
             if refusal.certain:
                 self._protocol = "3.1.1"
@@ -218,14 +215,13 @@ class Connection:
 
     async def _serve(self, link: Link) -> Ending:
         """Until the connection ends."""
-        if self._closing:
-            await link.close()
-            return link.ended.result()
         if self._outbox.suspicious:
             # A broker that closes every connection at once must not make us give up messages that are innocent.
             await asyncio.wait({link.ended}, timeout=_TRUST)
-            if link.ended.done():
-                return link.ended.result()
+        if self._closing:
+            await link.close()
+        if link.ended.done():
+            return link.ended.result()
         self._link = link
         self._connections += 1
         self._outbox.come(link.receive_maximum)

@@ -59,6 +59,7 @@ class MqttFace:
     ) -> None:
         self._core = core
         self._hub = hub
+        self._health_due = asyncio.Event()
         self._topics = Topics(settings.base_topic)
         self._publisher = Publisher(core, store, self._topics, settings, self._send)
         self._commands = Commands(core, self._topics, lambda message, policy: self._send(message, policy=policy))
@@ -75,7 +76,11 @@ class MqttFace:
         """Publish what happens, within the block: kept for the broker while it is away."""
         await self._publisher.start()
         self._core.health_parts["mqtt"] = self._health
-        with self._hub.subscribed(self._publisher.listen), LogForwarder(self._publisher.log):
+        with (
+            self._hub.subscribed(self._publisher.listen),
+            self._hub.subscribed(self._listen),
+            LogForwarder(self._publisher.log),
+        ):
             yield
 
     async def run(self) -> None:
@@ -105,13 +110,20 @@ class MqttFace:
     async def _greet(self) -> None:
         self._publisher.greet()
 
+    def _listen(self, event: events.Event) -> None:
+        if isinstance(event, events.BackendState):
+            self._health_due.set()
+
     async def _publish_health(self) -> None:
         while True:
+            self._health_due.clear()
             try:
                 self._publisher.publish_health(await self._core.health())
             except Exception:
                 logger.exception("the health could not be told")
-            await asyncio.sleep(_HEALTH_EVERY)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HEALTH_EVERY):
+                    await self._health_due.wait()
 
     def _health(self) -> dict[str, Any]:
         stats = self._connection.stats

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 _SESSION_EXPIRY = 7 * 24 * 3600
 """Seconds that the broker keeps a durable session, so that a bridge that is gone for good does not fill it."""
 
+_GOODBYE = 3.0
+"""Seconds to write what is buffered before a clean end."""
+
 _PINGREQ = b"\xc0\x00"
 
 
@@ -42,7 +45,7 @@ class NotAccepted(LinkError):
 
 
 class ProtocolRefused(LinkError):
-    """The broker does not speak this version of MQTT: it said so (`certain`), or just closed the connection."""
+    """The broker does not speak MQTT 5: it said so (`certain`), or just closed the connection."""
 
     def __init__(self, message: str, *, certain: bool) -> None:
         super().__init__(message)
@@ -177,6 +180,8 @@ class Link:
 
         Raises `ValueError` with words if it can never be sent on this connection.
         """
+        if not message.topic or "\0" in message.topic:
+            raise ValueError("a topic is not empty and holds no NUL")
         qos = min(message.qos, self._maximum_qos)
         properties = _Packed(pack_properties(message)) if self.protocol == "5" else None
         if self._packet_maximum is not None:
@@ -192,7 +197,7 @@ class Link:
 
     async def close(self) -> None:
         """End cleanly, so that the broker does not publish the will: write what is buffered, DISCONNECT."""
-        deadline = self._loop.time() + self._options.timeout
+        deadline = self._loop.time() + min(_GOODBYE, self._options.timeout)
         while not self.ended.done() and (self._handed or self._stream.unsent) and self._loop.time() < deadline:
             await asyncio.wait({self.ended}, timeout=0.01)
         if not self.ended.done():
@@ -258,12 +263,16 @@ class Link:
     def _check_answer(self) -> None:
         if not self._answer.done():
             ending = self.ended.result()
+            reason = ending.reason
+            # Whether its alert is heard before the connection breaks is a matter of luck.
+            if ending.by_broker and self._options.address.secure and not self._options.tls_cert:
+                reason += "; it may want a client certificate (mqtt.tls_cert and mqtt.tls_key)"
             if self.protocol == "5" and ending.by_broker:
-                raise ProtocolRefused(f"{ending.reason}, without an answer to CONNECT", certain=False)
-            raise LinkError(ending.reason)
+                raise ProtocolRefused(reason, certain=False)
+            raise LinkError(reason)
         reason, properties = self._answer.result()
-        if reason.value == UNSUPPORTED_PROTOCOL:
-            raise ProtocolRefused(f"the broker does not speak MQTT {self.protocol}", certain=True)
+        if reason.value == UNSUPPORTED_PROTOCOL and self.protocol == "5":
+            raise ProtocolRefused("the broker does not speak MQTT 5", certain=True)
         if reason.is_failure:
             kind = NotAccepted if reason.value in UNAUTHORIZED else LinkError
             raise kind(f"the broker does not let us in: {in_words(reason.value)}")
@@ -299,7 +308,7 @@ class Link:
         try:
             written = self._stream.flush()
         except OSError as error:
-            self._end(Ending(_broken(error), by_broker=True))
+            self._fail(error)
             return 0
         if written:
             self._sent = self._loop.time()
@@ -317,7 +326,7 @@ class Link:
         try:
             self._stream.fill()
         except OSError as error:
-            self._end(Ending(_broken(error), by_broker=True))
+            self._fail(error)
             return
         self._alive = self._loop.time()
         self._feed()
@@ -329,6 +338,14 @@ class Link:
             self._on_readable()
 
     def _feed(self) -> None:
+        """Let paho have what has come, and go on sending."""
+        self._read()
+        if not self.ended.done():
+            if self._stream.unsent:  # the websocket answered a ping
+                self._flush()
+            self._on_room()
+
+    def _read(self) -> None:
         """Let paho read what has come; it calls our callbacks."""
         while not self.ended.done() and self._stream.unread:
             try:
@@ -337,11 +354,16 @@ class Link:
                 logger.exception("paho-mqtt could not read what the broker sent")
                 failed = True
             if failed:
-                self._end(Ending("what the broker sent is not MQTT", by_broker=False))
-        if not self.ended.done():
-            if self._stream.unsent:  # the websocket answered a ping
-                self._flush()
-            self._on_room()
+                self._end(Ending(f"what the broker sent is not MQTT {self.protocol}", by_broker=False))
+
+    def _fail(self, error: OSError) -> None:
+        """The connection is broken; the broker's last words may have arrived before."""
+        try:
+            self._stream.fill()
+        except OSError as other:
+            error = other if isinstance(other, ssl.SSLError) else error
+        self._read()
+        self._end(Ending(_broken(error), by_broker=True))
 
     def _on_timer(self) -> None:
         """Keep the connection alive, and end it after 1.5 keepalives without a sign of life.
@@ -376,7 +398,7 @@ class Link:
         elif self._stream.closed_by_peer:
             self._end(Ending("the broker closed the connection", by_broker=True))
         else:
-            self._end(Ending("what the broker sent is not MQTT", by_broker=False))
+            self._end(Ending(f"what the broker sent is not MQTT {self.protocol}", by_broker=False))
 
     def _on_paho_message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         try:

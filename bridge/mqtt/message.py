@@ -26,7 +26,10 @@ class Message:
 
 
 def pack_properties(message: Message) -> bytes:
-    """The MQTT 5 properties of a message as they stand in the packet (MQTT 5, sections 2.2.2 and 3.3.2.3)."""
+    """The MQTT 5 properties of a message as they stand in the packet (MQTT 5, sections 2.2.2 and 3.3.2.3).
+
+    Raises `ValueError` for one that is too long.
+    """
     data = bytearray()
     if message.text:
         data += b"\x01\x01"
@@ -35,7 +38,7 @@ def pack_properties(message: Message) -> bytes:
     if message.response_topic is not None:
         data += b"\x08" + _string(message.response_topic)
     if message.correlation is not None:
-        data += b"\x09" + len(message.correlation).to_bytes(2) + message.correlation
+        data += b"\x09" + _sized(message.correlation)
     for name, value in message.user:
         data += b"\x26" + _string(_printable(name)) + _string(_printable(value))
     length, size = bytearray(), len(data)
@@ -47,9 +50,12 @@ def pack_properties(message: Message) -> bytes:
 
 
 def _string(text: str) -> bytes:
-    data = text.encode()
+    return _sized(text.encode())
+
+
+def _sized(data: bytes) -> bytes:
     if len(data) > 65535:
-        raise ValueError("an MQTT string holds at most 65535 bytes")
+        raise ValueError("an MQTT 5 property holds at most 65535 bytes")
     return len(data).to_bytes(2) + data
 
 

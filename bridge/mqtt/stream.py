@@ -109,9 +109,9 @@ class Stream:
                 return
 
     def flush(self) -> int:
-        """Write what the kernel takes and return how many bytes that was."""
+        """Write what the kernel takes, up to a megabyte, and return how many bytes that was."""
         written = 0
-        while self._out:
+        while self._out and written < 4 * _CHUNK:
             data = self._gather()
             try:
                 count = self._sock.send(data)

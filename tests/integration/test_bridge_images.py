@@ -56,7 +56,9 @@ async def test_the_bytes_of_an_image_as_they_are(tmp_path: Path, broker_port: in
         prompt_id = await here.run()
         assert loaded(here, prompt_id) == sent
         # The graph inverts it: the picture that comes back was made from the one that was sent.
-        red, green, blue = color(here.eye.outputs(prompt_id)[0])
+        result = here.eye.last(f"prompt/{prompt_id}/result").json
+        (made,) = [one["n"] for one in result["outputs"] if one["node"] == "12"]
+        red, green, blue = color(here.eye.outputs(prompt_id)[made])
         assert (red < 10, green > 245, blue > 245) == (True, True, True)
 
 
@@ -182,6 +184,20 @@ async def test_a_mask_goes_with_its_image(tmp_path: Path, broker_port: int) -> N
         (preview,) = [one["n"] for one in result["outputs"] if one["node"] == "13"]
         shown = here.eye.outputs(prompt_id)[preview]
         assert (color(shown, (2, 2)), color(shown, (20, 2))) == ((255, 255, 255), (0, 0, 0))
+
+
+async def test_an_image_that_is_not_told_right(tmp_path: Path, broker_port: int) -> None:
+    async with house(tmp_path, broker_port, loaded="img") as here:
+        await here.eye.refused("update/image", {"node_id": 10}, "bad_payload", "filename", "url", "base64")
+        await here.eye.refused(
+            "update/image", {"node_id": 10, "filename": "a.png", "url": "http://x"}, "bad_payload", "filename", "url"
+        )
+        await here.eye.refused("update/image", {"node_id": 10, "filename": "missing.png"}, "file_missing", "missing.png")
+        await here.eye.refused("update/image", {"node_id": 10, "base64": "%%%"}, "bad_value", "base64")
+        await here.eye.refused("update/image", {"node_id": 10, "filename": "a.png", "mask": "x"}, "bad_payload", "mask")
+        await here.eye.refused("update/image/10", b"", "bad_value", "empty")
+        await here.eye.refused("update/image", "", "bad_value", "empty")
+        await here.eye.refused("update/image", "a.png", "bad_value", "PNG")
 
 
 async def test_the_same_image_is_uploaded_once(tmp_path: Path, broker_port: int) -> None:

@@ -20,6 +20,7 @@ async def test_clients_and_bridges_of_both_versions(
 ) -> None:
     more = {"mqtt": {"protocol": spoken}}
     async with house(tmp_path, broker_port, version=version, more=more) as here:
+        here.eye.direct = (version, spoken) == ("5", "5")
         await here.eye.send("update/text/6", "a hare")
         reply = await here.eye.first("response/update/text")
         assert reply.json["status"] == "ok"

@@ -347,7 +347,7 @@ async def test_another_client_of_the_same_id_is_named_and_not_fought(
         assert caplog.text.count("Perhaps another client uses the client id bridge") == 1
 
 
-async def test_a_failing_callback_does_not_end_the_connection(
+async def test_a_failing_callback_and_impossible_messages_do_not_end_the_connection(
     broker: Mosquitto, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
@@ -356,6 +356,10 @@ async def test_a_failing_callback_does_not_end_the_connection(
     async with side(broker.url) as bridge:
         bridge.connection.publish(Message("out/a", b"", qos=1), policy=Policy.KEEP, on_acknowledged=fail)
         bridge.connection.publish(Message("out/+", b"", qos=1), policy=Policy.KEEP)
+        bridge.connection.publish(Message("", b"", qos=1), policy=Policy.KEEP)
+        bridge.connection.publish(Message("out/\0", b"", qos=1), policy=Policy.KEEP)
+        bridge.connection.publish(Message("out/\ud800", b"", qos=1), policy=Policy.KEEP)
+        bridge.connection.publish(Message("x" * 70_000, b"", qos=1), policy=Policy.KEEP)
         bridge.connection.publish(Message("out/a", b"", user=(("x" * 70_000, ""),)), policy=Policy.DROP)
         bridge.keep("out/b", b"b")
         assert await bridge.connection.drain(5)
@@ -363,3 +367,17 @@ async def test_a_failing_callback_does_not_end_the_connection(
         assert bridge.losses == []
         assert "oops" in caplog.text
         assert "out/+ cannot be published" in caplog.text
+
+
+async def test_disconnect_holds_whatever_the_connection_is_doing(tmp_path: Path) -> None:
+    """While it waits for the broker, and while it serves: no connection comes after it."""
+    broker = Mosquitto(tmp_path)
+    async with side(broker.url, wait=False) as bridge:
+        await bridge.connection.disconnect()
+        try:
+            await broker.start()
+            await asyncio.sleep(0.3)
+            assert not bridge.connection.connected
+            assert "as bridge" not in broker.log.read_text(encoding="utf-8")
+        finally:
+            await broker.kill()

@@ -241,3 +241,21 @@ async def test_a_broker_that_closes_every_connection_at_once_costs_no_message() 
         await until(lambda: bridge.acknowledged == [b"x"])
         assert broker.connections == 9
         assert bridge.connection.stats.dropped == 0
+
+
+async def test_the_brokers_last_words_are_heard_while_we_write() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.read(1000)
+        while head[0] != 0x32:  # PUBLISH with QoS 1
+            writer.write(obliging(Packet(head[0] >> 4, head[0] & 15, head[2:], 0)))
+            head = await reader.read(1000)
+        writer.write(b"\xe0\x02\x95\x00")
+        await writer.drain()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, side(f"mqtt://127.0.0.1:{port}", wait=False) as bridge:
+        bridge.keep("out/large", bytes(10_000_000))
+        await until(lambda: bridge.losses)
+        assert bridge.losses[0] == "the packet is larger than the broker takes"

@@ -101,7 +101,7 @@ async def test_a_missing_client_certificate_is_named(
         mosquitto(tmp_path, tls=certificates, client_certificates=True) as broker,
         side(broker.url, tls_ca=str(certificates.ca), wait=False),
     ):
-        await until(lambda: "check mqtt.tls_cert and mqtt.tls_key" in caplog.text)
+        await until(lambda: "mqtt.tls_cert and mqtt.tls_key" in caplog.text)
 
 
 async def test_an_unknown_authority_is_named(

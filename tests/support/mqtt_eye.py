@@ -49,6 +49,8 @@ class Eye:
         self.base = base
         self.version = version
         self.seen: list[Seen] = []
+        self.direct = version == "5"
+        """Whether answers come on a response topic; False for a bridge that speaks 3.1.1."""
         self._news = asyncio.Event()
         self._numbers = itertools.count(1)
 
@@ -186,7 +188,7 @@ class Eye:
 
         On MQTT 5 by a response topic of its own, else the next answer on `response/<command>`.
         """
-        if self.version != "5":
+        if not self.direct:
             topic = f"response/{answer_name(command)}"
             before = len(self.of(topic))
             await self.send(command, payload)

@@ -105,3 +105,8 @@ def test_characters_that_brokers_refuse_are_replaced() -> None:
 def test_a_property_that_is_too_long_is_refused() -> None:
     with pytest.raises(ValueError, match="65535"):
         pack_properties(Message("t", b"", content_type="x" * 65_536))
+
+
+def test_correlation_data_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ValueError, match="65535"):
+        pack_properties(Message("t", b"", correlation=bytes(65_536)))

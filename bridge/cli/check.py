@@ -1,0 +1,272 @@
+"""`comfy-bridge check`: settings, broker, ComfyUI, workflows, store, a line for each: right, or what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from bridge.cli import broker, process
+from bridge.cli.arguments import Options
+from bridge.cli.needs import missing
+from bridge.cli.terminal import printable, say
+from bridge.cli.workflows import problem_of, read
+from bridge.comfyui.client import ComfyClient, TimeLimits
+from bridge.comfyui.socket import ComfySocket
+from bridge.errors import BridgeError, SettingsError
+from bridge.jobs.store import Store
+from bridge.mqtt.brokers import BrokerOptions, launch
+from bridge.mqtt.link import Link, LinkError
+from bridge.mqtt.message import Message
+from bridge.mqtt.topics import Topics
+from bridge.settings import Settings
+
+Verdict = Literal["ok", "warn", "FAIL"]
+
+_ECHO = 3.0
+_GREETING = 5.0
+_OLDEST = (0, 3, 45)
+"""The first ComfyUI that keeps the prompt_id it is given (July 2025)."""
+
+
+def main(options: Options) -> int:
+    """Check everything; 1 when something keeps the bridge from working."""
+    report = Report()
+    try:
+        settings = process.settings_of(options)
+    except SettingsError as error:
+        for line in error.message.splitlines():
+            report.add("FAIL", "settings", line)
+        return 1
+    report.add("ok", "settings", _sources(options))
+    process.set_up_client_log(options, settings.log)
+    return process.run(_check(settings, report))
+
+
+class Report:
+    """Writes the lines, and remembers whether one says FAIL."""
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    def add(self, verdict: Verdict, part: str, text: str) -> None:
+        """Write a line."""
+        self.failed = self.failed or verdict == "FAIL"
+        say(f"{verdict:<4}  {part:<9}  {printable(text)}")
+
+
+async def _check(settings: Settings, report: Report) -> int:
+    await _check_broker(settings, report)
+    known: list[Mapping[str, Any]] = []
+    for url in settings.comfyui.urls:
+        known += [found async for found in _check_comfyui(url, report)]
+    _check_workflows(settings, known, report)
+    await _check_store(settings, report)
+    return int(report.failed)
+
+
+def _sources(options: Options) -> str:
+    file = options.config or Path("config.toml")
+    sources = [str(file)] if file.exists() else []
+    count = sum(name.upper().startswith("BRIDGE_") for name in os.environ)
+    if count:
+        sources.append(f"{count} from the environment")
+    if options.given:
+        sources.append(f"{len(options.given)} from the command line")
+    return ", ".join(sources) or "the defaults (there is no config.toml here)"
+
+
+# The broker
+
+
+async def _check_broker(settings: Settings, report: Report) -> None:
+    try:
+        options = broker.client_options(settings.mqtt, "check")
+    except SettingsError as error:
+        report.add("FAIL", "broker", error.message)
+        return
+    topics = Topics(settings.mqtt.base_topic)
+    try:
+        link, refused = await broker.connect(options, subscriptions=topics.filters())
+    except LinkError as error:
+        if settings.mqtt.url == "embedded":
+            _check_embedded(settings, report)
+        else:
+            report.add("FAIL", "broker", f"{broker.unreachable(options, error)}; is it started? (mqtt.url)")
+        return
+    await link.close()
+    report.add("ok", "broker", f"{options.address}, MQTT {link.protocol}")
+    for name, reason in refused:
+        report.add("FAIL", "broker", f"the subscription to {name} is refused: {reason}; see the broker's access list")
+    if not refused:
+        await _check_access(settings, report)
+
+
+async def _check_access(settings: Settings, report: Report) -> None:
+    """Publish to ourselves: brokers that speak 3.1.1 take what is not allowed and drop it in silence."""
+    topic = Topics(settings.mqtt.base_topic).bridge(f"check/{secrets.token_hex(4)}")
+    came = asyncio.Event()
+    refusals: list[str] = []
+    answered = asyncio.Event()
+
+    def acknowledged(_number: int, refusal: str | None) -> None:
+        refusals.extend([] if refusal is None else [refusal])
+        answered.set()
+
+    links: list[Link] = []
+    try:
+        listener, refused = await broker.connect(
+            broker.client_options(settings.mqtt, "check"), subscriptions=[topic], on_message=lambda _: came.set()
+        )
+        links.append(listener)
+        speaker, _ = await broker.connect(
+            broker.client_options(settings.mqtt, "check"), on_acknowledged=acknowledged
+        )
+        links.append(speaker)
+        speaker.send(Message(topic, b"check", qos=1))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ECHO):
+                await answered.wait()
+                if not refusals and not refused:
+                    await came.wait()
+    except LinkError as error:
+        report.add("FAIL", "broker", f"a second connection failed: {error}")
+        return
+    finally:
+        for link in links:
+            await link.close()
+    allow = f"its access list must let this user read and write {settings.mqtt.base_topic}/#"
+    if refusals or refused:
+        reason = next(iter([*refusals, *(reason for _, reason in refused)]))
+        report.add("FAIL", "broker", f"a message on {topic} is refused: {reason}; {allow}")
+    elif not came.is_set():
+        report.add("FAIL", "broker", f"a message on {topic} does not come back; {allow}")
+    else:
+        report.add("ok", "broker", f"publishes and subscribes below {settings.mqtt.base_topic}/")
+
+
+def _check_embedded(settings: Settings, report: Report) -> None:
+    mqtt = settings.mqtt
+    try:
+        launch(BrokerOptions(Path(), mqtt.embedded_port, mqtt.embedded_host, mqtt.broker_command))
+    except BridgeError as error:
+        report.add("FAIL", "broker", error.message)
+        return
+    report.add("ok", "broker", f"the built-in one will be started on {mqtt.embedded_host}:{mqtt.embedded_port}")
+
+
+# ComfyUI
+
+
+async def _check_comfyui(url: str, report: Report) -> AsyncIterator[Mapping[str, Any]]:
+    """Check a server; gives its `/object_info` if it has one."""
+    limits = TimeLimits(connect=_GREETING, read=30.0, total=60.0)
+    try:
+        async with ComfyClient(url, limits=limits) as client:
+            stats = await client.system_stats()
+            _tell_system(client.url, stats.get("system") or {}, stats.get("devices") or [], report)
+            await _check_socket(url, client.url, report)
+            yield await client.object_info()
+    except BridgeError as error:
+        report.add("FAIL", "ComfyUI", f"{error.message} Is it started? (comfyui.urls)")
+
+
+def _tell_system(url: str, system: Mapping[str, Any], devices: Any, report: Report) -> None:
+    version = str(system.get("comfyui_version") or "of unknown version")
+    names = [str(one.get("name")) for one in devices if isinstance(one, dict)] if isinstance(devices, list) else []
+    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    if len(numbers) == 3 and numbers < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        report.add("FAIL", "ComfyUI", f"{url} is ComfyUI {version}; {oldest} (July 2025) or newer is needed: update it")
+    else:
+        report.add("ok", "ComfyUI", f"{url}, ComfyUI {version}{' on ' if names else ''}{', '.join(names)}")
+    argv = system.get("argv")
+    if isinstance(argv, list) and not _makes_previews([str(word) for word in argv]):
+        report.add("warn", "previews", "none are made: start ComfyUI with --preview-method auto to see pictures grow")
+
+
+def _makes_previews(argv: list[str]) -> bool:
+    method = "none"
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word == "--preview-method":
+            method = following
+        elif word.startswith("--preview-method="):
+            method = word.partition("=")[2]
+    return method != "none"
+
+
+async def _check_socket(url: str, shown: str, report: Report) -> None:
+    greeted = asyncio.Event()
+    reasons: list[str] = []
+    socket = ComfySocket(
+        url, on_message=lambda _: None, on_connected=greeted.set, on_disconnected=reasons.append, previews=False
+    )
+    task = asyncio.get_running_loop().create_task(socket.run(), name="check socket")
+    try:
+        async with asyncio.timeout(_GREETING):
+            await greeted.wait()
+    except TimeoutError:
+        report.add(
+            "FAIL", "ComfyUI", f"the websocket of {shown} does not greet; a proxy before it must pass websockets on"
+        )
+    else:
+        report.add("ok", "ComfyUI", "its websocket answers")
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+# Workflows, store
+
+
+def _check_workflows(settings: Settings, known: list[Mapping[str, Any]], report: Report) -> None:
+    library = read(settings)
+    for problem in library.problems:
+        where = str(settings.workflows.dir) if problem.path == "." else problem.path
+        report.add("warn", "workflow", f"{where}: {problem.error.message}")
+    for workflow in library.workflows.values():
+        lacking = [missing(workflow.graph, object_info) for object_info in known]
+        # One server that can run it is enough.
+        least = min(lacking, key=len, default=[])
+        for words in least:
+            report.add("warn", "workflow", f"{workflow.name}: {words}")
+        if not least:
+            names = ", ".join(parameter.name for parameter in workflow.parameters) or "no parameters"
+            report.add("ok", "workflow", f"{workflow.name}: {names}")
+    if not library.workflows:
+        report.add(
+            "FAIL",
+            "workflow",
+            f"there is none in {settings.workflows.dir}: put graphs there that ComfyUI saved with "
+            "Workflow > Export (API), or set workflows.dir",
+        )
+    elif settings.workflows.loaded is not None:
+        try:
+            library.get(settings.workflows.loaded)
+        except BridgeError as error:
+            found = problem_of(library, settings.workflows.loaded) or error
+            report.add("FAIL", "workflow", f"workflows.loaded: {found.message}")
+
+
+async def _check_store(settings: Settings, report: Report) -> None:
+    url = settings.store.url
+    path = Path(url.removeprefix("sqlite:///"))
+    try:
+        if url.startswith("sqlite:///") and not path.exists():
+            folder = next(one for one in path.absolute().parents if one.exists())
+            if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+                report.add("FAIL", "store", f"{path} cannot be made: {folder} is not writable (store.url)")
+                return
+            report.add("ok", "store", f"{path} (will be made)")
+            return
+        async with Store(url, keep=settings.store.keep):
+            pass
+    except BridgeError as error:
+        report.add("FAIL", "store", error.message)
+    else:
+        report.add("ok", "store", str(path))
