@@ -37,16 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output is gone (`| head`); the interpreter would complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Failure as failure:
-        complain(f"comfy-bridge: {failure}")
-        return 1
-    except BridgeError as error:
+    except (Failure, BridgeError) as error:
         return _failed(error)
     except BaseExceptionGroup as group:
-        fatal = next((error for error in _leaves(group) if isinstance(error, BridgeError)), None)
-        if fatal is None:
+        told = next((error for error in _leaves(group) if isinstance(error, Failure | BridgeError)), None)
+        if told is None:
             raise
-        return _failed(fatal)
+        return _failed(told)
 
 
 def _command(options: Options) -> Callable[[Options], int]:
@@ -54,8 +51,8 @@ def _command(options: Options) -> Callable[[Options], int]:
     return command
 
 
-def _failed(error: BridgeError) -> int:
-    complain(f"comfy-bridge: {error.message}")
+def _failed(error: Failure | BridgeError) -> int:
+    complain(f"comfy-bridge: {error}")
     return 2 if isinstance(error, SettingsError) else 1
 
 

@@ -83,7 +83,9 @@ class _Setting(argparse.Action):
             try:
                 json.loads(text)
             except ValueError as error:
-                raise argparse.ArgumentError(self, f"the value of {key} begins like JSON and is none: {error}") from None
+                raise argparse.ArgumentError(
+                    self, f"the value of {key} begins like JSON and is none: {error}"
+                ) from None
         self._given.append((key, text))
 
 
@@ -161,9 +163,7 @@ def _parser(given: list[tuple[str, str]]) -> argparse.ArgumentParser:
 
     def command(name: str, words: str, more: str = "") -> argparse.ArgumentParser:
         description = f"{words[0].upper()}{words[1:]}. {more}".strip()
-        return commands.add_parser(
-            name, help=words, description=description, parents=[settings], allow_abbrev=False
-        )
+        return commands.add_parser(name, help=words, description=description, parents=[settings], allow_abbrev=False)
 
     command("run", "run the bridge until Ctrl-C or SIGTERM")
     _add_demo(command)
@@ -196,7 +196,11 @@ def _add_demo(command: Any) -> None:
         help="where a broker of this machine is looked for, else the built-in one is started (1883)",
     )
     demo.add_argument(
-        "--step-delay", metavar="SECONDS", type=_seconds, default=0.25, help="how long a step of the stand-in takes (0.25)"
+        "--step-delay",
+        metavar="SECONDS",
+        type=_seconds,
+        default=0.25,
+        help="how long a step of the stand-in takes (0.25)",
     )
 
 

@@ -27,9 +27,7 @@ def client_options(settings: MqttSettings, purpose: str) -> ConnectionOptions:
     url = settings.url
     if url == "embedded":
         url = EmbeddedBroker(BrokerOptions(Path(), settings.embedded_port, settings.embedded_host)).url
-    options = connection_options(
-        settings, url=url, client_id=f"comfy-bridge-{purpose}-{secrets.token_hex(4)}"
-    )
+    options = connection_options(settings, url=url, client_id=f"comfy-bridge-{purpose}-{secrets.token_hex(4)}")
     return dataclasses.replace(options, session="clean", timeout=PATIENCE, pause=5.0, limits=Limits())
 
 
@@ -46,9 +44,7 @@ async def connect(
     """
 
     async def attempt(protocol: Protocol) -> Link:
-        link = Link(
-            options, protocol, on_message=on_message, on_acknowledged=on_acknowledged, on_room=lambda: None
-        )
+        link = Link(options, protocol, on_message=on_message, on_acknowledged=on_acknowledged, on_room=lambda: None)
         await link.open(None)
         return link
 

@@ -123,9 +123,7 @@ async def _check_access(settings: Settings, report: Report) -> None:
             broker.client_options(settings.mqtt, "check"), subscriptions=[topic], on_message=lambda _: came.set()
         )
         links.append(listener)
-        speaker, _ = await broker.connect(
-            broker.client_options(settings.mqtt, "check"), on_acknowledged=acknowledged
-        )
+        speaker, _ = await broker.connect(broker.client_options(settings.mqtt, "check"), on_acknowledged=acknowledged)
         links.append(speaker)
         speaker.send(Message(topic, b"check", qos=1))
         with contextlib.suppress(TimeoutError):
@@ -256,17 +254,24 @@ def _check_workflows(settings: Settings, known: list[Mapping[str, Any]], report:
 async def _check_store(settings: Settings, report: Report) -> None:
     url = settings.store.url
     path = Path(url.removeprefix("sqlite:///"))
-    try:
-        if url.startswith("sqlite:///") and not path.exists():
-            folder = next(one for one in path.absolute().parents if one.exists())
-            if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-                report.add("FAIL", "store", f"{path} cannot be made: {folder} is not writable (store.url)")
-                return
-            report.add("ok", "store", f"{path} (will be made)")
-            return
-        async with Store(url, keep=settings.store.keep):
-            pass
-    except BridgeError as error:
-        report.add("FAIL", "store", error.message)
+    obstacle = _obstacle(path) if url.startswith("sqlite:///") else ""
+    if obstacle is None:
+        report.add("ok", "store", f"{path} (will be made)")
+    elif obstacle:
+        report.add("FAIL", "store", obstacle)
     else:
-        report.add("ok", "store", str(path))
+        try:
+            async with Store(url, keep=settings.store.keep):
+                report.add("ok", "store", str(path))
+        except BridgeError as error:
+            report.add("FAIL", "store", error.message)
+
+
+def _obstacle(path: Path) -> str | None:
+    """Return why a file that is not there cannot be made, None if it can, and nothing for one that is there."""
+    if path.exists():
+        return ""
+    folder = next(one for one in path.absolute().parents if one.exists())
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+        return None
+    return f"{path} cannot be made: {folder} is not a folder that can be written (store.url)"

@@ -57,7 +57,9 @@ class Remote:
 
     def send(self, command: str, document: Mapping[str, Any]) -> None:
         """Publish a command; `command` is its topic below the base topic."""
-        message = Message(f"{self._base}/{command}", payloads.dump(document), qos=1, content_type=payloads.JSON, text=True)
+        message = Message(
+            f"{self._base}/{command}", payloads.dump(document), qos=1, content_type=payloads.JSON, text=True
+        )
         self._connection.publish(message, policy=Policy.KEEP)
 
     async def sent(self, seconds: float) -> bool:

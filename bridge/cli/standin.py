@@ -7,15 +7,15 @@ it goes when the demo goes, even when the demo is killed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO
 
 from bridge.cli.terminal import Failure
 
@@ -63,7 +63,7 @@ async def _address(process: subprocess.Popen[str]) -> str:
     return found[0]
 
 
-async def _in_thread(read: object) -> str:
+async def _in_thread(read: Callable[[], str]) -> str:
     """Read in a thread of its own: one of the pool would keep the process from ending when we are cancelled."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[str] = loop.create_future()
@@ -73,8 +73,9 @@ async def _in_thread(read: object) -> str:
             future.set_result(text)
 
     def work() -> None:
-        text = str(read()) if callable(read) else ""
-        loop.call_soon_threadsafe(done, text)
+        text = read()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(done, text)
 
     threading.Thread(target=work, name="stand-in", daemon=True).start()
     return await future
@@ -90,8 +91,10 @@ def _stop(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _end_with(stream: IO[bytes]) -> None:
-    stream.read()
+def _end_with_input() -> None:
+    # Not sys.stdin: its lock would be in the way of an end for another reason.
+    while os.read(0, 1024):
+        pass
     os._exit(0)
 
 
@@ -99,7 +102,7 @@ def main() -> int:
     """Be the stand-in."""
     from bridge.testing.__main__ import main as serve  # noqa: PLC0415 - only the child needs a web server
 
-    threading.Thread(target=_end_with, args=(sys.stdin.buffer,), name="end", daemon=True).start()
+    threading.Thread(target=_end_with_input, name="end", daemon=True).start()
     return serve()
 
 

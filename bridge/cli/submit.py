@@ -16,7 +16,7 @@ from bridge.cli.files import write_outputs
 from bridge.cli.progress import Display
 from bridge.cli.remote import Connected, Disconnected, Remote, remote
 from bridge.cli.submission import Run, Submission, subscriptions
-from bridge.cli.terminal import Failure, complain, printable, say
+from bridge.cli.terminal import Failure, complain, printable
 from bridge.media import kinds
 from bridge.settings import Settings
 from bridge.workflow.graph import slug

@@ -152,6 +152,9 @@ class Database:
         connection.execute("SAVEPOINT operation")
         try:
             operation.outcome = operation.function(connection)
+            if isinstance(operation.outcome, sqlite3.Cursor):
+                # Freed in the caller's thread, it would reset a statement that this thread is using.
+                raise TypeError("an operation must not return its cursor")
         except sqlite3.Error as error:
             operation.error = StoreError(f"the store cannot be written: {error}")
         except Exception as error:  # noqa: BLE001  it is raised where it was asked for

@@ -67,7 +67,11 @@ class Store:
             self._position += 1
             rows.append((job.id, self._position, job.created_at, _dump(job), payload))
         sql = "INSERT INTO jobs (id, position, final, created_at, state, payload) VALUES (?, ?, 0, ?, ?, ?)"
-        await self._database.run(lambda db: db.executemany(sql, rows), durable=True)
+
+        def write(db: sqlite3.Connection) -> None:
+            db.executemany(sql, rows)
+
+        await self._database.run(write, durable=True)
 
     def save(self, job: Job) -> asyncio.Future[None]:
         """Write where a job stands; awaiting the future is waiting for the commit."""
@@ -170,7 +174,11 @@ class Store:
         digest = hashlib.sha256(data).hexdigest()
         now = self._clock()
         sql = "INSERT INTO media VALUES (?, ?, ?) ON CONFLICT (sha256) DO UPDATE SET used_at = excluded.used_at"
-        await self._database.run(lambda db: db.execute(sql, (digest, now, data)), durable=True)
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute(sql, (digest, now, data))
+
+        await self._database.run(write, durable=True)
         return digest
 
     async def media(self, sha256: str) -> bytes:

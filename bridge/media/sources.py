@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bridge.comfyui.shapes import FileRef
-from bridge.errors import BadValue, FileMissing
+from bridge.errors import BadValue, FileMissing, NotAllowed
 from bridge.jobs.model import ImageValue
 from bridge.jobs.store import Store
 from bridge.media import kinds
@@ -57,6 +57,9 @@ class Media:
             return await self._kept(data, kinds.image_type(data) or "")
         filename = source.filename or ""
         file = reference(filename)
+        path = f"{file.subfolder}/{file.filename}".replace("\\", "/")
+        if filename.startswith(("/", "\\")) or ":" in filename or ".." in path.split("/"):
+            raise NotAllowed(f"filename {filename!r} leads out of ComfyUI's folders; name a file inside of them")
         if await self._exists(file) is False:
             raise FileMissing(
                 f"ComfyUI has no file {filename!r} in its {file.type} folder; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -30,16 +31,21 @@ def read(payload: bytes, content_type: str | None) -> Any:
             return msgpack.unpackb(payload, strict_map_key=True)
         except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
             raise BadPayload(f"the payload is not msgpack: {str(error) or type(error).__name__}") from None
-    if payload.lstrip()[:1] not in {b"{", b"["}:
+    if payload.removeprefix(codecs.BOM_UTF8).lstrip()[:1] not in {b"{", b"["}:
         return payload
     try:
-        return json.loads(payload)
+        value = json.loads(payload.removeprefix(codecs.BOM_UTF8))
+        if b"\\ud" in payload.lower():  # half of a surrogate pair is no text that could be stored or sent
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadPayload("the payload has a text that ends within a character (half a surrogate pair)") from None
     except UnicodeDecodeError:
         raise BadPayload("the payload begins like JSON and is not text in UTF-8") from None
     except RecursionError:
         raise BadPayload("the payload is nested too deep") from None
     except ValueError as error:
         raise BadPayload(f"the payload begins like JSON and is none: {error}") from None
+    return value
 
 
 def text(payload: bytes) -> str:

@@ -19,6 +19,8 @@ MEDIA_INPUTS: tuple[str, ...] = (
     *("image_path", "video_path", "audio_file", "filename", "path"),
 )
 
+_OFTEN_NO_TEXT = frozenset({"style", "key", "url", "model"})
+
 NO_MAPPINGS: Mapping[str, str] = MappingProxyType({})
 HOW_TO_NAME = "A node is named by its id, its title, or its class when there is just one of it."
 
@@ -136,7 +138,8 @@ def image_input(graph: Graph, node_id: str) -> str:
 def _first_input(graph: Graph, node_id: str, names: Sequence[str], what: str) -> str:
     inputs = graph[node_id]["inputs"]
     for name in names:
-        if name in inputs:
+        # A linked `model` carries no text, unlike a linked `text`: such a node simply has no input for one.
+        if name in inputs and not (name in _OFTEN_NO_TEXT and is_link(inputs[name])):
             value = input_of(graph, node_id, name)
             if value is not None and not isinstance(value, str):
                 raise NoSuchInput(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -140,7 +141,7 @@ class Injector:
             await child.start()
 
     @contextlib.asynccontextmanager
-    async def _frozen(self, child: Child, fault: Fault):  # type: ignore[no-untyped-def]
+    async def _frozen(self, child: Child, fault: Fault) -> AsyncIterator[None]:
         async with child.outage(fault.kind, recovery=1.0):
             child.freeze()
             try:

@@ -13,7 +13,9 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 FINAL = frozenset({"completed", "failed", "interrupted"})
-_FILTERS = ("prompt/+/status", "prompt/+/result", "prompt/+/output/+", "response/#", "bridge/state", "queue/state")
+# nats-server keeps the order within a subscription only: what must be in order has to come by one.
+_FILTERS = ("prompt/#", "response/#", "bridge/state", "queue/state")
+_NOTED = frozenset({"status", "result", "output"})
 _AGAIN = 2.0
 """Seconds after which a command that was not answered is sent again."""
 
@@ -38,6 +40,7 @@ class Recorder:
         self.base = base
         self.notes: list[Note] = []
         self.connects = 0
+        self.queue_state: Note | None = None
         self.replies: dict[str, list[dict[str, Any]]] = {}
         """All answers by transaction."""
         self._port = port
@@ -133,6 +136,8 @@ class Recorder:
 
     def _on_message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         note = Note(time.time(), message.topic.removeprefix(f"{self.base}/"), bytes(message.payload))
+        if note.topic.startswith("prompt/") and note.topic.split("/")[2] not in _NOTED:
+            return
         if note.topic == "queue/state":  # only the newest is of use
             self.queue_state = note
             return
