@@ -5,13 +5,14 @@
 # Words for the program behind the target: make test ARGS="-k workflow", make demo ARGS="--help".
 ARGS =
 
-.PHONY: help demo test check bench setup clean
+.PHONY: help demo test check bench chaos setup clean
 
 help:
 	@echo 'make demo    try it: broker, stand-in ComfyUI and bridge in one terminal, nothing else needed'
 	@echo 'make test    lint, types, layers, then all tests   (make test ARGS="-k workflow" for some)'
 	@echo 'make check   lint, types and layers only'
 	@echo 'make bench   the benchmarks'
+	@echo 'make chaos   1,000 jobs while 200 things die or hang   (make chaos ARGS="--seed 7" repeats a run)'
 	@echo 'make setup   only make the virtual environment, with all that tests need'
 	@echo 'make clean   remove what the targets above have made, but never your data'
 	@echo
@@ -34,6 +35,10 @@ test:
 bench:
 	@bin=$$(sh scripts/setup.sh test) && \
 	PATH="$$PATH:/usr/local/sbin:/usr/sbin" "$$bin/python" -m benchmarks $(ARGS)
+
+chaos:
+	@bin=$$(sh scripts/setup.sh test) && \
+	PATH="$$PATH:/usr/local/sbin:/usr/sbin" "$$bin/python" -m tests.chaos $(ARGS)
 
 clean:
 	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -18,21 +18,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge import __version__, errors, events, requests
-from bridge.jobs.model import ImageValue, Job, Payload, iso
+from bridge.batches import Batches
+from bridge.jobs.lookup import Lookup
+from bridge.jobs.model import Job, Output, Payload, iso
 from bridge.jobs.runner import Runner
 from bridge.jobs.store import Store
-from bridge.library import Library, Workflow
+from bridge.library import Library
 from bridge.media.sources import Media
 from bridge.settings import Settings
 from bridge.transactions import Transactions, accepted
 from bridge.values import CurrentValues, Values
-from bridge.workflow.graph import Target, slug
-from bridge.workflow.kinds import MEDIA_TYPES
+from bridge.workflow.graph import Target, read_graph
+from bridge.workflow.kinds import MEDIA_TYPES, RANDOM
 from bridge.workflow.parameters import Parameter
-from bridge.workflow.values import RANDOM, apply, image_targets, is_seed, named_parameter, text_targets
+from bridge.workflow.values import is_seed, named_parameter
+from bridge.workflow.workflow import Workflow
 
 logger = logging.getLogger(__name__)
 
+_STORE_PATIENCE = 2.0
 QUEUE_SHOWN = 100
 """How many waiting jobs `queue/state` lists."""
 # Every program can write numbers up to this one exactly; half of them lose digits above 2^53.
@@ -68,19 +72,26 @@ class Core:
         self._clock = clock
         self._media = Media(settings, store, runner.pool.file_exists)
         self._values = CurrentValues(store, hub, self._media)
-        self._loaded: str | None = None
+        self._wanted: str | None = None
+        self._reading = asyncio.Lock()
+        self._lookup = Lookup(store, runner, max_bytes=settings.media.max_output)
         self._queueing: list[_Ticket] = []
+        self._batches = Batches(store, hub)
         self._started_at = clock()
         self.transactions = Transactions(store, clock=clock)
         self.health_parts: dict[str, Callable[[], Mapping[str, Any]]] = {}
         """What else `health` shows, by name: a part of the bridge adds itself."""
+        self.addresses: dict[str, str] = {}
+        """Where the faces listen, by their names."""
 
     async def start(self) -> None:
         """Read the workflows, the values that were set and which workflow is loaded."""
         await self.transactions.load()
+        await self._lookup.load()
+        await self._batches.load()
         self._runner.on_object_info = self._learn_object_info
-        last = await self._store.fact("loaded")
-        await self._read_workflows(self._settings.workflows.loaded or last)
+        self._wanted = self._settings.workflows.loaded or await self._store.fact("loaded")
+        await self._read_workflows()
         await self._values.load()
         if not self._library.workflows:
             logger.warning("there are no workflows in %s", self._library.directory)
@@ -90,17 +101,16 @@ class Core:
     async def load(self, request: requests.Load) -> dict[str, Any]:
         """Make a workflow the one that bare commands act on."""
         workflow = self.workflow(request.workflow)
-        if workflow.name != self._loaded:
-            self._loaded = workflow.name
-            if any(not isinstance(value, dict) for value in self._settings.node_mappings.values()):
-                await self._read_workflows(workflow.name)  # the plain node_mappings are for the loaded one
+        if workflow.name != self._wanted:
+            self._wanted = workflow.name
+            self._library.remap(self._mappings())  # the plain node_mappings are for the loaded one
             self._hub.publish(events.WorkflowsChanged())
             await self._store.set_fact("loaded", workflow.name)
         return {"workflow": workflow.name}
 
     async def reload(self) -> dict[str, Any]:
         """Read the files of the workflows again."""
-        await self._read_workflows(self._loaded)
+        await self._read_workflows()
         self._hub.publish(events.WorkflowsChanged())
         return {"workflows": list(self._library.names()), "problems": self._problems()}
 
@@ -109,13 +119,7 @@ class Core:
         name = name or self._loaded
         if name is None:
             raise errors.UnknownWorkflow(f"no workflow is loaded: {self._library.directory} holds none")
-        try:
-            return self._library.get(name)
-        except errors.UnknownWorkflow:
-            for problem in self._library.problems:
-                if slug(problem.path.removesuffix(".json").replace("/", "-")) == slug(name.removesuffix(".json")):
-                    raise problem.error from None
-            raise
+        return self._library.get(name)
 
     def workflows(self) -> dict[str, Any]:
         """Return `bridge/workflows`: every workflow with its parameters and outputs."""
@@ -129,26 +133,53 @@ class Core:
         """Return the names of all workflows."""
         return self._library.names()
 
+    async def refresh(self) -> None:
+        """Take up what changed in the folder of the workflows, and say so; nothing when nothing did."""
+        before, problems = dict(self._library.workflows), set(self._said())
+        async with self._reading:
+            await asyncio.to_thread(self._library.load)
+        self._library.remap(self._mappings())
+        now = dict(self._library.workflows)
+        for path, message in self._said():
+            if (path, message) not in problems:
+                logger.warning("the workflow %s: %s", path, message)
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                what = "is new" if name not in before else "is gone" if name not in now else "has changed"
+                logger.info("the workflow %s %s", name, what)
+        if before != now or problems != set(self._said()):
+            self._hub.publish(events.WorkflowsChanged())
+
+    def _said(self) -> list[tuple[str, str]]:
+        return [(problem.path, problem.error.message) for problem in self._library.problems]
+
     def _learn_object_info(self, object_info: Mapping[str, Any]) -> None:
         self._library.learn(object_info)
         self._hub.publish(events.WorkflowsChanged())
 
-    async def _read_workflows(self, loaded: str | None) -> None:
+    @property
+    def _loaded(self) -> str | None:
+        """The loaded workflow: the wanted one, or the first by name while that is not there."""
+        if self._wanted in self._library.workflows:
+            return self._wanted
+        first = self._library.default()
+        return None if first is None else first.name
+
+    def _mappings(self) -> dict[str, dict[str, str]]:
+        loaded = self._loaded
         names = {key for key, value in self._settings.node_mappings.items() if isinstance(value, dict)}
-        if loaded is None:
-            await asyncio.to_thread(self._library.load, mappings={})
-            first = self._library.default()
-            loaded = first.name if first is not None else None
         if loaded is not None:
             names.add(loaded)
-        mappings = {name: self._settings.mappings_for(name, loaded=name == loaded) for name in names}
-        for problem in await asyncio.to_thread(self._library.load, mappings=mappings):
+        return {name: self._settings.mappings_for(name, loaded=name == loaded) for name in names}
+
+    async def _read_workflows(self) -> None:
+        async with self._reading:
+            await asyncio.to_thread(self._library.load)
+        self._library.remap(self._mappings())
+        for problem in self._library.problems:
             logger.warning("the workflow %s: %s", problem.path, problem.error.message)
-        if loaded is not None and loaded not in self._library.workflows:
-            logger.warning("the workflow %s, which was to be loaded, is not there", loaded)
-            first = self._library.default()
-            loaded = first.name if first is not None else None
-        self._loaded = loaded
+        if self._wanted is not None and self._wanted != self._loaded:
+            logger.warning("the workflow %s, which was to be loaded, is not there", self._wanted)
 
     def _problems(self) -> list[dict[str, Any]]:
         return [{"path": problem.path, "error": problem.error.to_json()} for problem in self._library.problems]
@@ -158,12 +189,12 @@ class Core:
     def values(self, name: str | None = None) -> dict[str, Any]:
         """Return what a workflow is set to: its parameters, and any other input set by hand as `<node>.<input>`."""
         workflow = self.workflow(name)
-        return self._values.shown(workflow, self._values.fitting(workflow, self._values.of(workflow).values))
+        return workflow.shown(self._values.fitting(workflow, self._values.of(workflow).values))
 
     async def update_text(self, request: requests.UpdateText, *, workflow: str | None = None) -> dict[str, Any]:
         """Set a text."""
         found = self.workflow(workflow)
-        targets = text_targets(found.graph, found.parameters, request.node, mappings=found.mappings)
+        targets = found.text_targets(request.node)
         await self._values.set(found, dict.fromkeys(targets, request.text))
         return self._set(found, targets)
 
@@ -180,7 +211,7 @@ class Core:
     async def update_image(self, request: requests.UpdateImage, *, workflow: str | None = None) -> dict[str, Any]:
         """Set an image, a mask for it, or both."""
         found = self.workflow(workflow)
-        targets = image_targets(found.graph, found.parameters, request.node, mappings=found.mappings)
+        targets = found.image_targets(request.node)
         if request.mask is None or any((request.filename, request.url, request.base64)):
             request.given()
         await self._values.set_images(found, dict.fromkeys(targets, request))
@@ -189,7 +220,7 @@ class Core:
     async def update_image_bytes(self, node: str | None, data: bytes, *, workflow: str | None = None) -> dict[str, Any]:
         """Set an image to the given bytes."""
         found = self.workflow(workflow)
-        targets = image_targets(found.graph, found.parameters, node, mappings=found.mappings)
+        targets = found.image_targets(node)
         self._media.check(data)
         await self._values.set_images(found, dict.fromkeys(targets, data))
         return self._set(found, targets)
@@ -219,20 +250,19 @@ class Core:
 
         transaction: command and key, written with the jobs, so that not even a crash makes them run twice.
         """
-        if request.grid is not None or request.deliver is not None:
-            raise errors.Unsupported(f"{'grid' if request.grid is not None else 'deliver'} is not supported yet")
-        if request.count > self._settings.jobs.max_batch:
-            raise errors.BadValue(f"count is {request.count}; at most {self._settings.jobs.max_batch} (jobs.max_batch)")
+        if request.deliver is not None:
+            raise errors.Unsupported("deliver is not supported yet")
+        runs = request.runs(self._settings.jobs.max_batch)
         if request.workflow is not None and workflow is not None and request.workflow != workflow:
             raise errors.BadPayload(f"workflow is {request.workflow!r} in the payload and {workflow!r} in the topic")
         found = self.workflow(request.workflow or workflow)
         if request.expires_at is not None and request.expires_at <= self._clock():
             raise errors.Expired(f"expires_at is {iso(request.expires_at)}, which is over")
-        plain, sources = self._values.assignments(found, request.values)
+        assigned = [self._values.assignments(found, values) for values in _distinct(runs)]
         ticket = _Ticket(found.name)
         self._queueing.append(ticket)
         try:
-            data = await self._queue(found, request, plain, sources, transaction)
+            data = await self._queue(found, request, assigned, len(runs), transaction)
         finally:
             self._queueing.remove(ticket)
         if ticket.interrupted:
@@ -245,39 +275,48 @@ class Core:
         self,
         found: Workflow,
         request: requests.Queue,
-        plain: Values,
-        sources: Mapping[Target, Any],
+        assigned: list[tuple[Values, dict[Target, Any]]],
+        runs: int,
         transaction: tuple[str, str] | None,
     ) -> dict[str, Any]:
         now = self._clock()
         state = self._values.of(found).snapshot()
-        images = await self._values.resolve(found, sources, state)
-        values = {**await state.settled(), **plain, **images}
-        values = self._values.fitting(found, values)
-        batch_id = str(uuid.uuid4()) if request.count > 1 else None
-        given = set(plain)
+        batch_id = str(uuid.uuid4()) if runs > 1 else None
+        each: list[tuple[Values, set[Target]]] = []
+        for plain, sources in assigned:
+            images = await self._values.resolve(found, sources, state)
+            values = self._values.fitting(found, {**await state.settled(), **plain, **images})
+            each.append((values, set(plain)))
         jobs = []
-        for number in range(request.count):
-            job_values = self._drawn(found, values, step=number, given=given)
+        for number in range(runs):
+            counted = len(each) == 1  # `count` counts seeds up; a list and a grid say what they want
+            values, given = each[0] if counted else each[number]
+            job_values = self._drawn(found, values, step=number if counted else 0, given=given)
             job = Job(
                 id=str(uuid.uuid4()),
                 workflow=found.name,
-                values=self._values.shown(found, job_values),
+                values=found.shown(job_values),
                 created_at=now,
                 priority=request.priority,
                 expires_at=request.expires_at,
                 batch_id=batch_id,
                 transaction=transaction,
             )
-            jobs.append((job, self._payload(found, job_values)))
-        await self._runner.accept(jobs)
+            jobs.append((job, await found.instantiate(job_values)))
+        if batch_id is not None:
+            self._batches.add([job for job, _ in jobs])
+        try:
+            await self._runner.accept(jobs)
+        except errors.BridgeError:
+            self._batches.drop(batch_id)
+            raise
         return accepted([job for job, _ in jobs])
 
     def _drawn(self, workflow: Workflow, values: Values, *, step: int, given: set[Target]) -> Values:
         """Return the values of one run: random seeds drawn, others counted up by `step` unless they were given."""
         drawn = dict(values)
         for parameter in workflow.parameters:
-            if not is_seed(parameter):
+            if not is_seed(parameter) or not parameter.targets:
                 continue
             value = drawn.get(parameter.targets[0], parameter.default)
             if value == RANDOM:
@@ -289,22 +328,22 @@ class Core:
             drawn.update(dict.fromkeys(parameter.targets, value))
         # A seed that is no parameter, set by hand to "random".
         for target, value in drawn.items():
-            if value == RANDOM and isinstance(workflow.graph[target.node]["inputs"].get(target.input), int):
+            if value == RANDOM and isinstance(workflow.literal(target), int):
                 drawn[target] = _draw(None)
         return drawn
 
-    def _payload(self, workflow: Workflow, values: Values) -> Payload:
-        images = tuple(
-            (target.node, target.input, value) for target, value in values.items() if isinstance(value, ImageValue)
-        )
-        plain = {target: value for target, value in values.items() if not isinstance(value, ImageValue)}
-        return Payload(apply(workflow.graph, plain), images, workflow.answer)
+    async def sample(self, name: str) -> Payload:
+        """Return what a run of a workflow with nothing set would be, to warm a backend up."""
+        found = self.workflow(name)
+        return await found.instantiate(self._drawn(found, {}, step=0, given=set()))
 
     async def interrupt(self, request: requests.Interrupt, *, workflow: str | None = None) -> dict[str, Any]:
         """End jobs: one, those of a batch or of a workflow, or all of this bridge."""
         if request.prompt_id is not None:
-            await self._runner.interrupt(request.prompt_id)
-            return {"prompt_ids": [request.prompt_id]}
+            job_id = self._lookup.resolve(request.prompt_id)
+            await self._runner.interrupt(job_id)
+            return {"prompt_ids": [job_id]}
+        workflow = None if workflow is None else self.workflow(workflow).name
         for ticket in self._queueing:
             if request.batch_id is None and workflow in {None, ticket.workflow}:
                 ticket.interrupted = True
@@ -313,9 +352,42 @@ class Core:
             raise errors.UnknownPrompt(f"there is no batch {request.batch_id!r} with jobs that wait or run")
         return {"prompt_ids": ids}
 
+    async def run_graph(
+        self, request: requests.RunGraph, *, transaction: tuple[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Run a whole graph, of no workflow, as it is; the answer names the job. `transaction` as for `queue`."""
+        if request.deliver is not None:
+            raise errors.Unsupported("deliver is not supported yet")
+        graph = read_graph(request.prompt, where="prompt")
+        now = self._clock()
+        if request.expires_at is not None and request.expires_at <= now:
+            raise errors.Expired(f"expires_at is {iso(request.expires_at)}, which is over")
+        job = Job(
+            id=str(uuid.uuid4()),
+            workflow=None,
+            values={},
+            created_at=now,
+            priority=request.priority,
+            expires_at=request.expires_at,
+            transaction=transaction,
+            alias=request.id,
+        )
+        await self._runner.accept([(job, Payload(graph))])
+        if request.id is not None:
+            self._lookup.name(request.id, job.id)
+        return accepted([job])
+
     async def job(self, request: requests.JobRequest) -> dict[str, Any]:
-        """Return one job, ended or not."""
-        return await self._runner.job_document(request.prompt_id)
+        """Return one job, ended or not; a name that its caller chose stands for its id."""
+        return await self._runner.job_document(self._lookup.resolve(request.prompt_id))
+
+    async def job_list(self, request: requests.JobList) -> list[dict[str, Any]]:
+        """Return jobs in full, newest first. A filter looks through the last two thousand of those that ended."""
+        return await self._lookup.documents(request)
+
+    async def output(self, request: requests.OutputRequest) -> tuple[Output, bytes]:
+        """Return an output and its bytes, from the backend that ran the job (`Lookup.output` says what it raises)."""
+        return await self._lookup.output(self._lookup.resolve(request.prompt_id), request.n)
 
     async def jobs(self, request: requests.JobsRequest) -> dict[str, Any]:
         """Return the jobs that run and wait, and the last that ended."""
@@ -328,9 +400,45 @@ class Core:
 
     # The bridge itself
 
+    @property
+    def listener(self) -> events.Listener:
+        """What the core itself has to hear of the hub."""
+        return self._batches.listen
+
     def online(self) -> bool:
         """Tell whether some backend is there."""
         return any(backend.online for backend in self._runner.pool.backends)
+
+    async def not_ready(self) -> list[dict[str, Any]]:
+        """Return why a new job could not be taken, or not be run, just now: errors, none if all is well."""
+        reasons: list[errors.BridgeError] = []
+        try:
+            async with asyncio.timeout(_STORE_PATIENCE):
+                await self._store.fact("loaded")
+        except (errors.BridgeError, TimeoutError) as error:
+            reasons.append(errors.StoreError(f"the store does not answer: {str(error) or 'it takes too long'}"))
+        if not self.online():
+            reasons.append(errors.BackendOffline("no ComfyUI server answers"))
+        waiting, limit = self._runner.queue_document(0)["waiting_count"], self._settings.jobs.max_waiting
+        if waiting >= limit:
+            reasons.append(errors.QueueFull(f"{waiting} jobs wait and {limit} may (jobs.max_waiting)"))
+        mqtt = self.health_parts["mqtt"]() if "mqtt" in self.health_parts else {"connected": True}
+        if not mqtt["connected"]:
+            reasons.append(errors.BackendOffline("the MQTT broker does not answer"))
+        return [reason.to_json() for reason in reasons]
+
+    def backends(self) -> list[dict[str, Any]]:
+        """Return what is known of each backend without asking it; counts are since the start."""
+        return [
+            {
+                "name": backend.name,
+                "online": backend.online,
+                "jobs": len(backend.active),
+                "frames": backend.frames,
+                "connects": backend.connects,
+            }
+            for backend in self._runner.pool.backends
+        ]
 
     def backend_names(self) -> list[str]:
         """Return the names of the backends as topics have them."""
@@ -359,6 +467,7 @@ class Core:
             "version": __version__,
             "base_topic": self._settings.mqtt.base_topic,
             "started_at": iso(self._started_at),
+            "addresses": dict(self.addresses),
             "backends": {backend.name: backend.client.url for backend in self._runner.pool.backends},
             "limits": {
                 "max_input": self._settings.media.max_input,
@@ -377,6 +486,11 @@ class Core:
         return self._values.media_in_use()
 
 
+def _distinct(runs: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the values of each run; of `count` runs, which share theirs, just once."""
+    return runs[:1] if all(values is runs[0] for values in runs) else runs
+
+
 def _draw(parameter: Parameter | None) -> int:
     limit = _SEEDS if parameter is None or parameter.max is None else min(_SEEDS, int(parameter.max) + 1)
     return random.SystemRandom().randrange(limit)
@@ -384,4 +498,8 @@ def _draw(parameter: Parameter | None) -> int:
 
 def _is_name(payload: bytes) -> bool:
     """Tell a file's name from the bytes of a file."""
-    return len(payload) < 1024 and payload.isascii() and b"\x00" not in payload and payload.strip() != b""
+    try:
+        text = payload.decode().strip()
+    except UnicodeDecodeError:
+        return False
+    return len(payload) < 1024 and text != "" and text.isprintable()

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bridge import events
 from bridge.comfyui.process import ComfyProcess
@@ -25,6 +27,10 @@ from bridge.mqtt.brokers import BrokerOptions
 from bridge.mqtt.embedded import EmbeddedBroker
 from bridge.mqtt.face import MqttFace
 from bridge.settings import Settings
+from bridge.watching import watch_folder
+
+if TYPE_CHECKING:
+    from bridge.http.server import HttpFace
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +54,14 @@ async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]]
         runner = Runner(settings, store, hub)
         core = Core(settings, store, Library(settings.workflows.dir), runner, hub)
         await core.start()
+        stack.enter_context(hub.subscribed(core.listener))
         face = MqttFace(settings.mqtt, core, store, hub, url=url)
         await stack.enter_async_context(face.listening())
+        http = None
+        if settings.http.port:
+            http = _http_face(settings, core, hub)
+            await stack.enter_async_context(http.listening())
+            runner.output_url = http.output_url
         process = _comfyui_process(settings, runner)
         _warm_up(settings, core, runner)
         async with asyncio.TaskGroup() as group:
@@ -60,16 +72,25 @@ async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]]
                 group.create_task(process.run(), name="comfyui")
             if broker is not None:
                 group.create_task(supervise("the embedded broker", broker.run), name="broker")
+            faces = set()
+            if http is not None:
+                faces.add(group.create_task(supervise("the HTTP face", http.run), name="http"))
+            # Its greeting says that everything is there.
             mqtt = group.create_task(supervise("the MQTT face", face.run), name="mqtt")
+            faces.add(mqtt)
             group.create_task(_housekeeping(core, store), name="housekeeping")
+            if settings.workflows.watch:
+                watch = functools.partial(watch_folder, settings.workflows.dir, core.refresh)
+                group.create_task(supervise("the watch on the workflows", watch), name="watch")
             try:
                 if on_ready is not None:
                     await on_ready(core)
                 await mqtt
             finally:
-                # The face says goodbye while the rest is still there.
-                mqtt.cancel()
-                await asyncio.wait({mqtt})
+                # The faces say goodbye while the rest is still there.
+                for one in faces:
+                    one.cancel()
+                await asyncio.wait(faces)
 
 
 async def supervise(name: str, run_it: Callable[[], Awaitable[None]]) -> None:
@@ -101,6 +122,12 @@ async def _housekeeping(core: Core, store: Store) -> None:
         await asyncio.sleep(_PRUNE_EVERY)
 
 
+def _http_face(settings: Settings, core: Core, hub: events.Hub) -> HttpFace:
+    from bridge.http.server import HttpFace  # noqa: PLC0415  half a second that a bridge without it need not spend
+
+    return HttpFace(settings, core, hub)
+
+
 def _comfyui_process(settings: Settings, runner: Runner) -> ComfyProcess | None:
     """Return the ComfyUI that is ours to run: the first backend, where `comfyui.command` says how."""
     if settings.comfyui.command is None:
@@ -128,7 +155,7 @@ def _warm_up(settings: Settings, core: Core, runner: Runner) -> None:
 
     async def warm(backend: Backend) -> None:
         try:
-            graph = core.workflow(name).graph
+            graph = (await core.sample(name)).graph
         except BridgeError as error:
             logger.warning("comfyui.warmup: %s", error.message)
             return

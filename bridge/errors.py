@@ -17,6 +17,7 @@ BridgeError
  |   +- TooLarge             `too_large`
  |   +- UiFormat             `ui_format`          a workflow saved for the editor, not exported for the API
  |   +- InvalidGraph         `invalid_graph`
+ |   +- RecipeError          `recipe_error`       the code of a recipe failed
  |   +- Unsupported          `unsupported`
  |   +- QueueFull            `queue_full`
  |   +- Unauthorized         `unauthorized`
@@ -161,6 +162,12 @@ class InvalidGraph(RequestError):
     """Not a graph that ComfyUI could run."""
 
     code = "invalid_graph"
+
+
+class RecipeError(RequestError):
+    """The code of a recipe failed, or is none; the message names file and line."""
+
+    code = "recipe_error"
 
 
 class Unsupported(RequestError):

@@ -8,6 +8,7 @@ time keeps a bounded queue of its own, with a named policy for what does not fit
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class PromptEvent:
     workflow: str | None
     event_type: str
     raw: str
+    frame: bytes | None = None
+    """The binary frame that `raw` was made of, verbatim; None for an event that came as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class PromptPreview:
     seq: int
     content_type: str
     image: bytes
+    frame: bytes = b""
+    """The frame that it came in, verbatim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,23 @@ class JobResult:
 
     job_id: str
     workflow: str | None
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStatus:
+    """How a batch as a whole stands; the final one is the last event of a batch."""
+
+    batch_id: str
+    document: Document
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """The result of a whole batch; the final BatchStatus follows it."""
+
+    batch_id: str
     document: Document
 
 
@@ -122,6 +144,8 @@ Event = (
     | PromptPreview
     | JobOutput
     | JobResult
+    | BatchStatus
+    | BatchResult
     | QueueChanged
     | BackendState
     | BackendEvent
@@ -136,6 +160,8 @@ class Hub:
 
     def __init__(self) -> None:
         self._listeners: tuple[Listener, ...] = ()
+        self._waiting: deque[Event] = deque()
+        self._publishing = False
 
     @contextmanager
     def subscribed(self, listener: Listener) -> Iterator[None]:
@@ -147,7 +173,21 @@ class Hub:
             self._listeners = tuple(one for one in self._listeners if one is not listener)
 
     def publish(self, event: Event) -> None:
-        """Hand an event on; a listener that raises is logged and harms no other."""
+        """Hand an event on; a listener that raises is logged and harms no other.
+
+        What a listener publishes comes after the event that it listens to, for everybody.
+        """
+        self._waiting.append(event)
+        if self._publishing:
+            return
+        self._publishing = True
+        try:
+            while self._waiting:
+                self._hand_on(self._waiting.popleft())
+        finally:
+            self._publishing = False
+
+    def _hand_on(self, event: Event) -> None:
         for listener in self._listeners:
             try:
                 listener(event)

@@ -2,72 +2,72 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bridge.errors import BridgeError, FileMissing, InvalidGraph, TooLarge, UnknownWorkflow
-from bridge.workflow.graph import Graph, read_graph, slug
+from bridge.errors import BadValue, BridgeError, FileMissing, InvalidGraph, TooLarge, UnknownWorkflow
+from bridge.recipes import Recipe, read_recipe, with_sidecar
+from bridge.workflow.convert import convert
+from bridge.workflow.declared import describe
+from bridge.workflow.graph import Graph, editors_file, read_graph, slug
 from bridge.workflow.nodes import NO_MAPPINGS
-from bridge.workflow.outputs import ANSWER, Output, answer_node, outputs
-from bridge.workflow.parameters import Parameter, derive
+from bridge.workflow.sidecar import Sidecar, read_sidecar
 from bridge.workflow.words import did_you_mean, listed, shown
+from bridge.workflow.workflow import Workflow, from_graph
+
+__all__ = ["MAX_BYTES", "MAX_FILES", "Library", "Problem", "Workflow", "build"]
 
 MAX_BYTES = 20_000_000
 MAX_FILES = 10_000
 
-
-@dataclass(frozen=True, slots=True)
-class Workflow:
-    """A named graph with what can be set in it. The graph is shared: copy it before a change (`values.apply`).
-
-    `path` is relative to the directory, with `/`; `answer` is the id of the node whose output is the answer,
-    when `node_mappings.save_image` names one; `mappings` are the entries that could be used.
-    """
-
-    name: str
-    path: str
-    title: str
-    graph: Graph
-    parameters: tuple[Parameter, ...]
-    outputs: tuple[Output, ...]
-    kind: str = "workflow"
-    answer: str | None = None
-    mappings: Mapping[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Its entry in `bridge/workflows`."""
-        return {
-            "name": self.name,
-            "path": self.path,
-            "title": self.title,
-            "kind": self.kind,
-            "parameters": [parameter.to_json() for parameter in self.parameters],
-            "outputs": [output.to_json() for output in self.outputs],
-        }
+GRAPH, RECIPE, SIDECAR = ".json", ".py", ".toml"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A file, or an entry of `node_mappings` for it, that could not be used. `path` as in `Workflow`."""
+    """A file, an entry beside it, or one of `node_mappings` for it, that could not be used. `path` as in `Workflow`.
+
+    `workflow` is the name of the workflow that it is about.
+    """
 
     path: str
     error: BridgeError
+    workflow: str | None = None
+
+
+@dataclass(slots=True)
+class _Source:
+    """A file of a workflow as it was read; `graph` and `recipe` are the last good ones."""
+
+    name: str
+    path: str
+    data: bytes = b""
+    error: BridgeError | None = None
+    graph: Graph | None = None
+    editor: Mapping[str, Any] | None = None
+    """A file of the editor, which is converted when `/object_info` is known."""
+    converted_for: Mapping[str, Any] | None = None
+    """The `/object_info` that it was converted with."""
+    not_converted: BridgeError | None = None
+    recipe: Recipe | None = None
+    sidecar: Sidecar = Sidecar()  # noqa: RUF009  frozen
+    sidecar_errors: tuple[tuple[str, BridgeError], ...] = ()
 
 
 class Library:
-    """The workflows in `directory` and its folders: every `*.json` that is not hidden and does not lead outside.
+    """The workflows in `directory` and its folders: every `*.json` and every recipe `*.py` that is not hidden.
 
-    A workflow's name is the slug of its path without ending, folders joined by `-`; of two files of one name the
-    first by path is used. `mappings` holds the `node_mappings` of workflows by their names. Nothing is read before
-    `load`; reading blocks, so call it in a thread. The tables are swapped in one step: other threads see the old
-    or the new state.
+    Files that lead outside and Python files that begin with `_` are none. A workflow's name is the slug of its path
+    without ending, folders joined by `-`; of two files of one name the first by path is used. `<name>.toml` beside a
+    file says more about it. `mappings` holds the `node_mappings` of workflows by their names. Nothing is read before
+    `load`; reading blocks, so call it in a thread, and not in two at once. The tables are swapped in one step: other
+    threads see the old or the new state.
     """
 
     def __init__(
@@ -75,6 +75,8 @@ class Library:
     ) -> None:
         self.directory = Path(directory)
         self._mappings = dict(mappings or {})
+        self._sources: Mapping[str, _Source] = {}
+        self._other_problems: tuple[Problem, ...] = ()
         self._workflows: Mapping[str, Workflow] = MappingProxyType({})
         self._problems: tuple[Problem, ...] = ()
         self._object_info: Mapping[str, Any] = {}
@@ -93,46 +95,99 @@ class Library:
         """Read all files anew; `mappings` replace the ones of the constructor. Returns the problems.
 
         A file that is broken now and was good before keeps its old version; one that is gone is forgotten. A
-        directory that is missing or cannot be read is a problem of path `.`, and what was there stays. Never raises
-        for what a file holds.
+        directory that is missing or cannot be read is a problem of path `.`, and what was there stays. A recipe is
+        imported again when its file changed. Never raises for what a file holds.
         """
         if mappings is not None:
             self._mappings = dict(mappings)
         problems: list[Problem] = []
         try:
-            files = sorted(self._files(problems), key=lambda found: found[0])
+            files = dict(sorted(self._files(problems), key=lambda found: found[0]))
         except OSError as error:
             self._problems = (Problem(".", FileMissing(f"the directory of the workflows {_why(error)}.")),)
             return self._problems
-        kept = {workflow.path: workflow for workflow in self._workflows.values()}
-        found: dict[str, Workflow] = {}
-        for path, file in files[:MAX_FILES]:
-            name = slug(path[: -len(".json")].replace("/", "-"))
+        if len(files) > MAX_FILES:
+            first = list(files)[MAX_FILES]
+            reason = f"there are more than {MAX_FILES} files of workflows; the ones from {first} on are not used."
+            problems.append(Problem(".", TooLarge(reason)))
+            files = dict(list(files.items())[:MAX_FILES])
+        sidecars = {_stem(path): path for path in files if path.lower().endswith(SIDECAR)}
+        files_of_sidecars = {path: files.pop(path) for path in sidecars.values()}
+        by_path = {source.path: source for source in self._sources.values()}
+        found: dict[str, _Source] = {}
+        for path, file in files.items():
+            stem = _stem(path)
+            name = slug(stem.replace("/", "-"))
             other = found.get(name)
             if not name:
                 reason = f"{path} has no letter and no digit in its name; rename it."
             elif other is not None:
                 reason = f"{path} would have the name {name!r}, which {other.path} has already; rename one of them."
             else:
-                workflow = self._read(name, path, file, kept.get(path), problems)
-                if workflow is not None:
-                    found[name] = workflow
+                source = _read(name, path, file, by_path.get(path))
+                beside = sidecars.pop(stem, None)
+                if beside is not None:
+                    _read_beside(source, beside, files_of_sidecars[beside], by_path.get(path))
+                found[name] = source
                 continue
             problems.append(Problem(path, InvalidGraph(reason)))
-        if len(files) > MAX_FILES:
-            reason = f"there are more than {MAX_FILES} workflows; the ones from {files[MAX_FILES][0]} on are not used."
-            problems.append(Problem(".", TooLarge(reason)))
-        self._workflows = MappingProxyType(dict(sorted(found.items())))
-        self._problems = tuple(problems)
+        for stem, path in sidecars.items():
+            reason = f"{path} stands beside no workflow; {stem}.json or {stem}.py is missing."
+            problems.append(Problem(path, BadValue(reason)))
+        self._sources = found
+        self._other_problems = tuple(problems)
+        self._build()
         return self._problems
 
     reload = load
 
     def learn(self, object_info: Mapping[str, Any]) -> None:
-        """Take types, limits and choices from a server's `/object_info` (its parsed body), for later loads too."""
+        """Take types, limits and choices from a server's `/object_info` (its parsed body), for later loads too.
+
+        Files of the editor that could not be converted are tried again.
+        """
         self._object_info = object_info
-        learned = {name: with_object_info(workflow, object_info) for name, workflow in self._workflows.items()}
-        self._workflows = MappingProxyType(learned)
+        self._build()
+
+    def remap(self, mappings: Mapping[str, Mapping[str, str]]) -> None:
+        """Take other `node_mappings`, without reading any file."""
+        self._mappings = dict(mappings)
+        self._build()
+
+    def _build(self) -> None:
+        """Make workflows of the sources; once more when another thread brought something new in between."""
+        while True:
+            object_info, mappings, sources = self._object_info, self._mappings, self._sources
+            problems = list(self._other_problems)
+            made = [self._workflow(source, object_info, problems) for _, source in sorted(sources.items())]
+            self._workflows = MappingProxyType({one.name: one for one in made if one is not None})
+            self._problems = tuple(problems)
+            if object_info is self._object_info and mappings is self._mappings and sources is self._sources:
+                return
+
+    def _workflow(self, source: _Source, object_info: Mapping[str, Any], problems: list[Problem]) -> Workflow | None:
+        errors: list[tuple[str, BridgeError]] = []
+        if source.error is not None:
+            errors.append((source.path, source.error))
+        if source.editor is not None and source.converted_for is not object_info:
+            source.not_converted, source.converted_for = None, object_info
+            try:
+                source.graph = read_graph(convert(source.editor, object_info, where=source.path), where=source.path)
+            except BridgeError as error:
+                source.not_converted = error
+        if source.not_converted is not None:
+            errors.append((source.path, source.not_converted))
+        errors += source.sidecar_errors
+        workflow: Workflow | None = None
+        wrong: tuple[BridgeError, ...] = ()
+        if source.recipe is not None:
+            workflow, wrong = with_sidecar(source.recipe, source.sidecar)
+        elif source.graph is not None:
+            mappings = self._mappings.get(source.name, NO_MAPPINGS)
+            workflow, wrong = build(source.name, source.path, source.graph, mappings, object_info, source.sidecar)
+        errors += [(_place(error, source), error) for error in wrong]
+        problems += [Problem(path, error, source.name) for path, error in errors]
+        return workflow
 
     def names(self) -> tuple[str, ...]:
         """The names, sorted."""
@@ -141,14 +196,16 @@ class Library:
     def get(self, name: str) -> Workflow:
         """The workflow of that name; its path does as well (`sdxl/txt2img`, `txt2img.json`).
 
-        Raises `UnknownWorkflow` with near names.
+        Raises what keeps its file from being used, else `UnknownWorkflow` with near names.
         """
         workflows = self._workflows
-        if name in workflows:
-            return workflows[name]
-        as_slug = slug(name.removesuffix(".json").replace("/", "-").replace("\\", "-"))
-        if as_slug in workflows:
-            return workflows[as_slug]
+        as_slug = slug(name.removesuffix(GRAPH).removesuffix(RECIPE).replace("/", "-").replace("\\", "-"))
+        for one in (name, as_slug):
+            if one in workflows:
+                return workflows[one]
+        for problem in self._problems:
+            if problem.workflow is not None and problem.workflow in (name, as_slug):
+                raise problem.error
         if not workflows:
             raise UnknownWorkflow(f"there is no workflow {shown(name)}: the directory of the workflows has none.")
         raise UnknownWorkflow(
@@ -172,7 +229,7 @@ class Library:
         for folder, folders, files in os.walk(root):
             folders[:] = sorted(one for one in folders if not one.startswith("."))
             for file in sorted(files):
-                if not file.startswith(".") and file.lower().endswith(".json"):
+                if is_workflow_file(file):
                     full = Path(folder) / file
                     path = _printable(full.relative_to(root).as_posix())
                     if Path(os.path.realpath(full)).is_relative_to(root):
@@ -181,60 +238,64 @@ class Library:
                         reason = f"{path} is a link to a file outside of the directory of the workflows."
                         problems.append(Problem(path, InvalidGraph(reason)))
 
-    def _read(
-        self, name: str, path: str, file: Path, kept: Workflow | None, problems: list[Problem]
-    ) -> Workflow | None:
-        try:
-            graph = _graph(file, path)
-        except BridgeError as error:
-            problems.append(Problem(path, error))
-            if kept is None:
-                return None
-            graph = kept.graph
-        workflow, errors = build(name, path, graph, self._mappings.get(name, NO_MAPPINGS))
-        problems += [Problem(path, error) for error in errors]
-        return with_object_info(workflow, self._object_info) if self._object_info else workflow
+
+def is_workflow_file(name: str) -> bool:
+    """Whether a file of that name belongs to a workflow."""
+    ending = os.path.splitext(name)[1].lower()  # noqa: PTH122  a name, no path
+    return ending in (GRAPH, SIDECAR, RECIPE) and not name.startswith(("_", ".") if ending == RECIPE else ".")
 
 
 def build(
-    name: str, path: str, graph: Graph, mappings: Mapping[str, str] = NO_MAPPINGS
+    name: str,
+    path: str,
+    graph: Graph,
+    mappings: Mapping[str, str] = NO_MAPPINGS,
+    object_info: Mapping[str, Any] | None = None,
+    sidecar: Sidecar = Sidecar(),  # noqa: B008  frozen
 ) -> tuple[Workflow, tuple[BridgeError, ...]]:
-    """A workflow of a graph, without those entries of `mappings` that do not fit it, and why they do not."""
-    errors: list[BridgeError] = []
-    good: dict[str, str] = {}
-    for key, value in mappings.items():
-        try:
-            if key == ANSWER:
-                answer_node(graph, {key: value})
-            else:
-                derive(graph, {**good, key: value})
-        except BridgeError as error:
-            errors.append(error)
+    """A workflow of a graph, without those declarations that do not fit it, and why they do not."""
+    found = describe(graph, mappings, object_info, sidecar)
+    return from_graph(name, path, found, sidecar), found.errors
+
+
+def _read(name: str, path: str, file: Path, before: _Source | None) -> _Source:
+    """The file; what cannot be read or is broken keeps its last good version."""
+    made = _Source(name, path)
+    if before is not None:
+        made.graph, made.editor, made.recipe = before.graph, before.editor, before.recipe
+    try:
+        made.data = _bytes(file, path)
+        if before is not None and before.data == made.data:
+            made.error = before.error
+        elif path.lower().endswith(RECIPE):
+            made.recipe = read_recipe(name, path, file, made.data)
         else:
-            good[key] = value
-    workflow = Workflow(
-        name=name,
-        path=path,
-        title=_title(path),
-        graph=graph,
-        parameters=derive(graph, good),
-        outputs=outputs(graph, mappings=good),
-        answer=answer_node(graph, good),
-        mappings=MappingProxyType(good),
-    )
-    return workflow, tuple(errors)
+            document = _document(made.data, path)
+            editor = editors_file(document)
+            if editor is None:
+                made.graph = read_graph(document, where=path)
+            made.editor = editor
+    except BridgeError as error:
+        made.error = error
+    return made
 
 
-def with_object_info(workflow: Workflow, object_info: Mapping[str, Any]) -> Workflow:
-    """The workflow with types, limits, choices and outputs as `/object_info` (its parsed body) tells them."""
-    return dataclasses.replace(
-        workflow,
-        parameters=derive(workflow.graph, workflow.mappings, object_info),
-        outputs=outputs(workflow.graph, object_info, mappings=workflow.mappings),
-    )
+def _read_beside(source: _Source, path: str, file: Path, before: _Source | None) -> None:
+    """The file beside it; while it is no TOML the last good one stays."""
+    try:
+        text = _bytes(file, path).decode("utf-8-sig")
+        sidecar, errors = read_sidecar(text, path)
+    except UnicodeDecodeError:
+        sidecar, errors = Sidecar(), (BadValue(f"{path} is not text in UTF-8; save it as UTF-8."),)
+    except BridgeError as error:
+        sidecar, errors = Sidecar(), (error,)
+    if errors and sidecar == Sidecar(sidecar.where) and before is not None:
+        sidecar = before.sidecar
+    source.sidecar = sidecar
+    source.sidecar_errors = tuple((path, error) for error in errors)
 
 
-def _graph(file: Path, path: str) -> Graph:
+def _bytes(file: Path, path: str) -> bytes:
     try:
         if not stat.S_ISREG(file.stat().st_mode):
             raise InvalidGraph(f"{path} is no ordinary file.")
@@ -244,8 +305,12 @@ def _graph(file: Path, path: str) -> Graph:
         raise FileMissing(f"{path} {_why(error)}.") from None
     if len(data) > MAX_BYTES:
         raise TooLarge(f"{path} has more than {MAX_BYTES:,} bytes; a workflow in API format is far smaller.")
+    return data
+
+
+def _document(data: bytes, path: str) -> Any:
     try:
-        document = json.loads(data.decode("utf-8-sig"))
+        return json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise InvalidGraph(f"{path} is not text in UTF-8; save it as UTF-8.") from None
     except json.JSONDecodeError as error:
@@ -253,12 +318,16 @@ def _graph(file: Path, path: str) -> Graph:
         raise InvalidGraph(f"{path} {reason}; it should be a workflow in API format.") from None
     except (ValueError, RecursionError):
         raise InvalidGraph(f"{path} holds a number too long or nesting too deep for a workflow.") from None
-    return read_graph(document, where=path)
 
 
-def _title(path: str) -> str:
-    words = path[: -len(".json")].replace("/", " / ").replace("_", " ").replace("-", " ").split()
-    return " ".join(words) or path
+def _place(error: BridgeError, source: _Source) -> str:
+    """The file that an error is about: the one beside the workflow says so itself."""
+    where = source.sidecar.where
+    return where if where and error.message.startswith(where) else source.path
+
+
+def _stem(path: str) -> str:
+    return path.rpartition(".")[0]
 
 
 def _printable(path: str) -> str:

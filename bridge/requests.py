@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from bridge.errors import BadPayload
+from bridge.errors import BadPayload, BadValue
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -52,6 +54,14 @@ def _not_blank(value: str) -> str:
     return value
 
 
+def _run_values(value: object) -> object:
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("must be an object of values, or a list of them")
+    return value
+
+
+RunValues = Annotated[Mapping[str, Any] | list[Mapping[str, Any]], BeforeValidator(_run_values)]
 Node = Annotated[int | str, BeforeValidator(_node)]
 Moment = Annotated[float, BeforeValidator(_moment)]
 Whole = Annotated[int, BeforeValidator(_whole)]
@@ -101,14 +111,47 @@ class UpdateImage(ImageSource):
 
 
 class Queue(Request):
-    """Run a workflow."""
+    """Run a workflow: once, `count` times, once for each of a list of values, or for each point of a grid."""
 
     workflow: Name | None = None
-    values: Mapping[str, Any] = {}
+    values: RunValues = {}
     count: Whole = Field(1, ge=1)
     priority: Whole = Field(0, ge=-1_000_000, le=1_000_000)
     expires_at: Moment | None = None
-    grid: Any = None
+    grid: Mapping[str, list[Any]] | None = None
+    deliver: Any = None
+
+    def runs(self, limit: int) -> list[Mapping[str, Any]]:
+        """Return the values of each run. Raises BadPayload, and BadValue for more runs than `limit`."""
+        several = [isinstance(self.values, list), self.grid is not None, self.count > 1]
+        if sum(several) > 1:
+            raise BadPayload("just one of a list of values, grid and count above 1 is possible")
+        if isinstance(self.values, list):
+            size, what = len(self.values), "values"
+        elif self.grid is not None:
+            size, what = math.prod(len(choices) for choices in self.grid.values()), "grid"
+        else:
+            size, what = self.count, "count"
+        if size == 0:
+            raise BadPayload(f"{what} is empty; at least one run is needed")
+        if size > limit:
+            raise BadValue(f"{what} makes {size} runs; at most {limit} are taken (jobs.max_batch)")
+        if isinstance(self.values, list):
+            return self.values
+        if self.grid is None:
+            return [self.values] * self.count
+        points = itertools.product(*self.grid.values())
+        return [{**self.values, **dict(zip(self.grid, point, strict=True))} for point in points]
+
+
+class RunGraph(Request):
+    """Run a whole graph, as it is. `prompt` is checked by `workflow.graph.read_graph`."""
+
+    prompt: Any
+    id: Annotated[Name, Field(max_length=200)] | None = None
+    """A name that the caller chooses for the job, beside its id; of two jobs of one name the newer one is meant."""
+    priority: Whole = Field(0, ge=-1_000_000, le=1_000_000)
+    expires_at: Moment | None = None
     deliver: Any = None
 
 
@@ -129,6 +172,22 @@ class JobsRequest(Request):
     """Ask for the jobs: all that wait and run, and the last that ended."""
 
     limit: Whole = Field(100, ge=1, le=10_000)
+
+
+class JobList(Request):
+    """Ask for jobs, newest first; the filters are joined by and."""
+
+    status: Name | None = None
+    workflow: Name | None = None
+    batch_id: Name | None = None
+    limit: Whole = Field(100, ge=1, le=1_000)
+
+
+class OutputRequest(Request):
+    """Ask for the bytes of an output."""
+
+    prompt_id: Name
+    n: Whole = Field(ge=0)
 
 
 class Free(Request):

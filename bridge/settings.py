@@ -134,9 +134,17 @@ class HttpSettings(Section):
     host: str = "127.0.0.1"
     port: int = Field(8189, ge=0, le=65535)
     token: SecretStr | None = None
+    """Asked of every request but `/health`; needed as soon as `host` is not loopback."""
+    allow_anonymous: bool = False
+    """Listen beyond loopback without a token."""
     public_url: HttpUrl | None = None
+    """What others reach us under: the addresses of outputs begin with it. Default: http://<host>:<port>."""
     hosts: Names = ()
+    """Names that requests may come under besides loopback, `host` and addresses in numbers; `*`: any."""
     cors: Names = ()
+    """Origins (`https://example.org`) whose pages may call us; `*`: any."""
+    max_body: int = Field(100 * MEGABYTE, ge=1)
+    """Upper size of a request."""
 
 
 class RelaySettings(Section):
@@ -185,7 +193,8 @@ class HomeAssistantSettings(Section):
     """MQTT discovery."""
 
     discovery: bool = True
-    prefix: str = "homeassistant"
+    prefix: Annotated[str, AfterValidator(_base_topic)] = "homeassistant"
+    """The topic below which Home Assistant looks."""
 
 
 class WebhookSettings(Section):

@@ -70,6 +70,7 @@ class Transactions:
         # In the order of their coming, so that only the old ones are looked at.
         limit = self._clock() - TRANSACTION_AGE
         for key, (at, future) in list(self._replies.items()):
-            if at > limit or not future.done():
+            if at > limit:
                 break
-            del self._replies[key]
+            if future.done():
+                del self._replies[key]

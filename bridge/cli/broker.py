@@ -9,10 +9,11 @@ from pathlib import Path
 
 from bridge.mqtt.embedded import BrokerOptions, EmbeddedBroker
 from bridge.mqtt.face import connection_options
-from bridge.mqtt.link import Link, LinkError, ProtocolRefused
+from bridge.mqtt.link import Link
 from bridge.mqtt.message import Message
 from bridge.mqtt.options import ConnectionOptions, Protocol
 from bridge.mqtt.outbox import Limits
+from bridge.mqtt.reasons import LinkError, ProtocolRefused
 from bridge.settings import MqttSettings
 
 PATIENCE = 5.0

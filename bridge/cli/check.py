@@ -20,8 +20,9 @@ from bridge.comfyui.socket import ComfySocket
 from bridge.errors import BridgeError, SettingsError
 from bridge.jobs.store import Store
 from bridge.mqtt.brokers import BrokerOptions, launch
-from bridge.mqtt.link import Link, LinkError
+from bridge.mqtt.link import Link
 from bridge.mqtt.message import Message
+from bridge.mqtt.reasons import LinkError, NotAccepted
 from bridge.mqtt.topics import Topics
 from bridge.settings import Settings
 
@@ -96,7 +97,8 @@ async def _check_broker(settings: Settings, report: Report) -> None:
         if settings.mqtt.url == "embedded":
             _check_embedded(settings, report)
         else:
-            report.add("FAIL", "broker", f"{broker.unreachable(options, error)}; is it started? (mqtt.url)")
+            hint = "" if isinstance(error, NotAccepted) else "; is it started? (mqtt.url)"
+            report.add("FAIL", "broker", f"{broker.unreachable(options, error)}{hint}")
         return
     await link.close()
     report.add("ok", "broker", f"{options.address}, MQTT {link.protocol}")
@@ -162,7 +164,7 @@ def _check_embedded(settings: Settings, report: Report) -> None:
 
 async def _check_comfyui(url: str, report: Report) -> AsyncIterator[Mapping[str, Any]]:
     """Check a server; gives its `/object_info` if it has one."""
-    limits = TimeLimits(connect=_GREETING, read=30.0, total=60.0)
+    limits = TimeLimits(connect=_GREETING, read=10.0, total=60.0)
     try:
         async with ComfyClient(url, limits=limits) as client:
             stats = await client.system_stats()
@@ -225,8 +227,8 @@ async def _check_socket(url: str, shown: str, report: Report) -> None:
 def _check_workflows(settings: Settings, known: list[Mapping[str, Any]], report: Report) -> None:
     library = read(settings)
     for problem in library.problems:
-        where = str(settings.workflows.dir) if problem.path == "." else problem.path
-        report.add("warn", "workflow", f"{where}: {problem.error.message}")
+        if problem.path != "." or library.workflows:
+            report.add("warn", "workflow", f"{problem.path}: {problem.error.message}")
     for workflow in library.workflows.values():
         lacking = [missing(workflow.graph, object_info) for object_info in known]
         # One server that can run it is enough.

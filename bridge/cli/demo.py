@@ -19,7 +19,7 @@ from bridge.cli.remote import Remote, remote
 from bridge.cli.samples import copy_samples
 from bridge.cli.standin import standin
 from bridge.cli.terminal import Failure, complain, printable, say
-from bridge.cli.wire import document_of, levels
+from bridge.cli.wire import document_of, levels, why
 from bridge.comfyui.client import ComfyClient, TimeLimits
 from bridge.core import Core
 from bridge.errors import BridgeError
@@ -165,6 +165,6 @@ class _Watcher:
                 say(f"{result.get('workflow')}: {path}")
             for problem in problems:
                 complain(printable(problem))
-        error = result.get("error")
-        if isinstance(error, Mapping):
-            complain(printable(f"{result.get('workflow')} {result.get('status')}: {error.get('message')}"))
+        reason = why(result)
+        if reason or result.get("status") != "completed":
+            complain(printable(f"{result.get('workflow')} {result.get('status')}") + (f": {reason}" if reason else ""))

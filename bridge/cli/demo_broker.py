@@ -15,9 +15,9 @@ from bridge.cli.terminal import Failure
 from bridge.errors import SettingsError, Unsupported
 from bridge.mqtt.brokers import BrokerOptions, find_nats_server, launch
 from bridge.mqtt.embedded import EmbeddedBroker
-from bridge.mqtt.link import LinkError, NotAccepted
 from bridge.mqtt.message import Message
 from bridge.mqtt.options import ConnectionOptions
+from bridge.mqtt.reasons import LinkError, NotAccepted
 from bridge.mqtt.topics import Topics
 from bridge.settings import MqttSettings
 
@@ -116,8 +116,8 @@ async def _alone(options: ConnectionOptions, base: str) -> None:
         link, _ = await broker.connect(options, subscriptions=[topics.bridge("state"), response], on_message=on_message)
     except NotAccepted as error:
         raise Failure(
-            f"the broker at {options.address} asks who we are ({error}): give -o mqtt.username=… and "
-            "-o mqtt.password=…, or a free port for one of our own with --port"
+            f"{broker.unreachable(options, error)}; give -o mqtt.username=… -o mqtt.password=…, "
+            "or a free port for a broker of our own with --port"
         ) from None
     except LinkError as error:
         raise Failure(

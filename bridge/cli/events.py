@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.cli.terminal import printable, size
-from bridge.cli.wire import document_of, levels
+from bridge.cli.wire import FINAL, document_of, levels, why
 from bridge.mqtt.message import Message
 
 _STYLES = {"completed": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
 _LEVELS = {"warning": "yellow", "error": "red", "critical": "red"}
 _LONGEST = 400
+_WORTH_TELLING = 10.0
+"""Percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,30 @@ class Line:
 
     text: str
     style: str = ""
+
+
+class Narrator:
+    """Tells of messages as `describe` does, and of a job's progress only when it has come a good deal further."""
+
+    def __init__(self, base: str) -> None:
+        self._base = base
+        self._told: dict[str, tuple[str, str, float]] = {}
+
+    def tell(self, message: Message) -> Line | None:
+        """Return the line for a message, None if it is not worth one."""
+        match levels(self._base, message.topic):
+            case ["prompt", prompt_id, "status"]:
+                document = document_of(message)
+                status, node, percent = str(document.get("status")), str(document.get("node")), document.get("percent")
+                now = (status, node, float(percent) if isinstance(percent, (int, float)) else 0.0)
+                if status in FINAL:
+                    self._told.pop(prompt_id, None)
+                else:
+                    before = self._told.get(prompt_id)
+                    if before is not None and before[:2] == now[:2] and now[2] - before[2] < _WORTH_TELLING:
+                        return None
+                    self._told[prompt_id] = now
+        return describe(self._base, message)
 
 
 def describe(base: str, message: Message) -> Line | None:
@@ -60,7 +86,7 @@ def describe_any(base: str, message: Message) -> Line:
 
 def _status(prompt_id: str, document: Mapping[str, Any]) -> Line | None:
     status = str(document.get("status"))
-    if status in {"completed", "failed", "interrupted"}:
+    if status in FINAL:
         return None  # the result comes with it and says more
     words = [_who(prompt_id, document), status]
     if status == "queued" and document.get("position") is not None:
@@ -80,8 +106,8 @@ def _result(prompt_id: str, document: Mapping[str, Any]) -> Line:
     if isinstance(total, (int, float)):
         words.append(f"after {total:.1f} s")
     files = [_file(output) for output in document.get("outputs") or () if isinstance(output, Mapping)]
-    error = document.get("error")
-    details = [str(error.get("message"))] if isinstance(error, Mapping) else []
+    reason = why(document)
+    details = [reason] if reason else []
     if files:
         details.append(", ".join(files))
     text = " ".join(words) + (f": {'; '.join(details)}" if details else "")

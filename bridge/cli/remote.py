@@ -13,16 +13,16 @@ from bridge.cli import broker
 from bridge.cli.terminal import Failure
 from bridge.mqtt import payloads
 from bridge.mqtt.connection import Connection
-from bridge.mqtt.link import LinkError
 from bridge.mqtt.message import Message
 from bridge.mqtt.options import ConnectionOptions
 from bridge.mqtt.outbox import Policy
+from bridge.mqtt.reasons import LinkError
 from bridge.settings import MqttSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Connected:
-    """The broker is there, again if it was away: what was published meanwhile was missed."""
+class Reconnected:
+    """The broker is there again: what was published meanwhile was missed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Disconnected:
     reason: str
 
 
-Happening = Message | Connected | Disconnected
+Happening = Message | Reconnected | Disconnected
 
 
 class Remote:
@@ -42,6 +42,7 @@ class Remote:
         self._base = settings.base_topic
         self.where = f"{options.address} (base topic {settings.base_topic})"
         self._happenings: asyncio.Queue[Happening] = asyncio.Queue()
+        self._was_connected = False
         self._connection = Connection(
             options,
             will=None,
@@ -67,7 +68,9 @@ class Remote:
         return await self._connection.drain(seconds)
 
     async def _on_connected(self) -> None:
-        self._happenings.put_nowait(Connected())
+        if self._was_connected:
+            self._happenings.put_nowait(Reconnected())
+        self._was_connected = True
 
     async def run(self) -> None:
         """Hold the connection until cancelled."""

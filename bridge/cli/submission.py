@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.cli.wire import document_of, levels
+from bridge.cli.wire import FINAL, document_of, levels
 from bridge.mqtt.message import Message
-
-FINAL = frozenset({"completed", "failed", "interrupted"})
 
 
 def subscriptions(workflow: str) -> tuple[str, ...]:

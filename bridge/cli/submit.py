@@ -14,9 +14,10 @@ from bridge.cli import process
 from bridge.cli.arguments import Options
 from bridge.cli.files import write_outputs
 from bridge.cli.progress import Display
-from bridge.cli.remote import Connected, Disconnected, Remote, remote
+from bridge.cli.remote import Disconnected, Reconnected, Remote, remote
 from bridge.cli.submission import Run, Submission, subscriptions
 from bridge.cli.terminal import Failure, complain, printable
+from bridge.cli.wire import why
 from bridge.media import kinds
 from bridge.settings import Settings
 from bridge.workflow.graph import slug
@@ -144,7 +145,7 @@ class _Submit:
             if display is not None:
                 display.note(f"lost the broker: {happening.reason}; waiting for it")
             return None
-        if isinstance(happening, Connected):
+        if isinstance(happening, Reconnected):
             self._ask(bridge)
             return None
         run = self._submission.feed(happening)
@@ -169,8 +170,7 @@ class _Submit:
         limit = self._settings.media.max_output
         paths, problems = await write_outputs(self._out, result, run.outputs, max_bytes=limit)
         run.outputs.clear()
-        error = result.get("error")
-        reason = printable(str(error.get("message"))) if isinstance(error, dict) else ""
+        reason = why(result)
         if run.status != "completed":
             self._failed = True
             problems.insert(0, f"{run.status}{': ' if reason else ''}{reason}")

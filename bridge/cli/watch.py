@@ -9,8 +9,8 @@ from rich.text import Text
 
 from bridge.cli import process
 from bridge.cli.arguments import Options
-from bridge.cli.events import Line, describe, describe_any
-from bridge.cli.remote import Connected, Disconnected, remote
+from bridge.cli.events import Line, Narrator, describe_any
+from bridge.cli.remote import Disconnected, Reconnected, remote
 from bridge.settings import Settings
 
 _EVENTS = (
@@ -41,16 +41,16 @@ async def _watch(settings: Settings, *, everything: bool) -> int:
         console.file.flush()
 
     base = settings.mqtt.base_topic
-    read = describe_any if everything else describe
+    narrator = Narrator(base)
     async with remote(settings.mqtt, "watch", ("#",) if everything else _EVENTS) as bridge:
         show(Line(f"watching {bridge.where}; Ctrl-C ends it", "dim"))
         while True:
             match await bridge.next():
-                case Connected():
-                    continue
+                case Reconnected():
+                    show(Line("the broker is there again", "green"))
                 case Disconnected(reason):
                     show(Line(f"lost the broker: {reason}; waiting for it", "red"))
                 case message:
-                    line = read(base, message)
+                    line = describe_any(base, message) if everything else narrator.tell(message)
                     if line is not None:
                         show(line)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
+from bridge.cli.terminal import printable
 from bridge.mqtt.message import Message
+
+FINAL = frozenset({"completed", "failed", "interrupted"})
+"""The statuses after which nothing follows."""
 
 
 def levels(base: str, topic: str) -> list[str]:
@@ -21,3 +26,11 @@ def document_of(message: Message) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
+
+
+def why(result: Mapping[str, Any]) -> str:
+    """Return why a job ended as it did; nothing where its status says it all."""
+    error = result.get("error")
+    if not isinstance(error, Mapping) or error.get("code") == "interrupted":
+        return ""
+    return printable(str(error.get("message") or error.get("code") or ""))

@@ -22,6 +22,8 @@ from bridge.workflow.needs import Catalogue
 logger = logging.getLogger(__name__)
 
 _REMEMBERED = 256
+_FORGET = 0.7
+"""What is left of `longest_gap` after each job: the next one may have its models loaded."""
 _RENEWAL = 3.0
 """Seconds that a new connection may take before the backend counts as offline."""
 
@@ -110,16 +112,24 @@ class Backend:
         """Set when the queue and the history should be asked soon."""
         self.live_frames = 0
         """Frames since the connection was made."""
-        self.offline_since: float | None = 0.0
+        self.frames = 0
+        """Frames since the start."""
+        self.connects = 0
+        self.offline_since: float | None = None
+        """Loop time since when it is away; None while it is there."""
         self._hub = hub
         self._on_change = on_change
         self._on_state = on_state
+        self._started: Active | None = None
+        self.longest_gap = 0.0
+        """Seconds between two signs of life of a running prompt, the longest of late."""
         self._renewal: asyncio.TimerHandle | None = None
         self._warming: asyncio.Task[None] | None = None
         self._recent: deque[str] = deque(maxlen=_REMEMBERED)
 
     async def run(self) -> None:
         """Keep the websocket, until cancelled."""
+        self.offline_since = asyncio.get_running_loop().time()
         await self.socket.run()
 
     def take(self, active: Active) -> None:
@@ -129,16 +139,15 @@ class Backend:
 
     def release(self, active: Active) -> None:
         """Let go of a job; frames that still come for it are dropped."""
+        self.longest_gap *= _FORGET
         if self.active.pop(active.job.id, None) is not None:
             self._recent.append(active.job.id)
 
     @property
     def current(self) -> Active | None:
-        """The job of ours that runs just now: frames without a prompt_id are its own."""
-        for active in self.active.values():
-            if active.life.started and not active.life.over:
-                return active
-        return None
+        """The job of ours that runs just now, the one that started last: frames without a prompt_id are its own."""
+        active = self._started
+        return active if active is not None and active.job.id in self.active and not active.life.over else None
 
     def mark_started(self, active: Active) -> None:
         """Note that the queue shows the prompt as running, its start having been missed."""
@@ -159,6 +168,7 @@ class Backend:
 
     def _on_connected(self) -> None:
         self.live_frames = 0
+        self.connects += 1
         self._end_renewal()
         if self.online:
             return
@@ -207,6 +217,7 @@ class Backend:
 
     def _on_message(self, message: protocol.Message) -> None:
         self.live_frames += 1
+        self.frames += 1
         match message:
             case protocol.PreviewImage():
                 self._on_preview(message)
@@ -243,8 +254,8 @@ class Backend:
         job, life = active.job, active.life
         change = life.feed(message)
         node = message.node or life.node
-        seq = life.preview_count
-        self._hub.publish(events.PromptPreview(job.id, job.workflow, node, seq, message.content_type, message.image))
+        seq, kind = life.preview_count, message.content_type
+        self._hub.publish(events.PromptPreview(job.id, job.workflow, node, seq, kind, message.image, frame=message.raw))
         self._changed(active, change)
 
     def _on_text(self, message: protocol.TextFrame) -> None:
@@ -253,11 +264,16 @@ class Backend:
         if active is None or message.node not in active.payload.graph:
             self._hub.publish(events.BackendEvent(self.name, message.event_type, raw))
             return
-        self._hub.publish(events.PromptEvent(active.job.id, active.job.workflow, message.event_type, raw))
+        self._hub.publish(
+            events.PromptEvent(active.job.id, active.job.workflow, message.event_type, raw, frame=message.raw)
+        )
         self._changed(active, active.life.feed(message))
 
     def _changed(self, active: Active, change: Change) -> None:
-        active.last_sign = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        if active.life.started and Change.STARTED not in change:
+            self.longest_gap = max(self.longest_gap, now - active.last_sign)
+        active.last_sign = now
         self._tell(active, change)
         if Change.OVER not in change:
             return
@@ -270,5 +286,7 @@ class Backend:
             active.decide(Verdict.OVER)
 
     def _tell(self, active: Active, change: Change) -> None:
+        if Change.STARTED in change:
+            self._started = active
         if change:
             self._on_change(self, active, change)

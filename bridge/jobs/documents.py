@@ -21,6 +21,7 @@ def status(job: Job, *, life: Lifecycle | None = None, position: int | None = No
         "title": None if life is None else life.node_title,
         "seq": job.seq,
         "error": job.error if job.status.final else None,
+        **({"batch_id": job.batch_id} if job.batch_id is not None else {}),
     }
 
 

@@ -102,18 +102,36 @@ class Payload:
     """Node, input, image: uploaded before the graph is submitted, the returned name put into the input."""
     answer_node: str | None = None
     """The node whose output stands for the job (`save_image` of the node mappings)."""
+    output_nodes: tuple[str, ...] = ()
+    """The nodes whose outputs matter; none: all of them."""
+    stall_timeout: float | None = None
+    """Seconds without any sign of life that the workflow is allowed; None: as the settings say."""
 
     def dump(self) -> bytes:
         """As JSON, for the store."""
-        images = [(node, name, value.to_json()) for node, name, value in self.images]
-        return json.dumps({"graph": self.graph, "images": images, "answer_node": self.answer_node}).encode()
+        document: dict[str, Any] = {
+            "graph": self.graph,
+            "images": [(node, name, value.to_json()) for node, name, value in self.images],
+            "answer_node": self.answer_node,
+        }
+        if self.output_nodes:
+            document["output_nodes"] = self.output_nodes
+        if self.stall_timeout is not None:
+            document["stall_timeout"] = self.stall_timeout
+        return json.dumps(document).encode()
 
     @classmethod
     def load(cls, data: bytes) -> Payload:
         """Read what `dump` wrote."""
         document = json.loads(data)
         images = tuple((node, name, ImageValue(**value)) for node, name, value in document["images"])
-        return cls(document["graph"], images, document["answer_node"])
+        return cls(
+            document["graph"],
+            images,
+            document["answer_node"],
+            tuple(document.get("output_nodes", ())),
+            document.get("stall_timeout"),
+        )
 
 
 @dataclass(slots=True)
@@ -134,6 +152,8 @@ class Job:
     """Attempts that failed after it had begun to run: these are limited by `jobs.attempts`."""
     transaction: tuple[str, str] | None = None
     """Command and key of the transaction that it was accepted in."""
+    alias: str | None = None
+    """A name that the caller chose for it."""
     backend: str | None = None
     """The backend that it was handed to; None while it waits."""
     client_id: str | None = None
@@ -149,6 +169,8 @@ class Job:
     durations: dict[str, float] = field(default_factory=dict)
     """Seconds spent in each status so far."""
     outputs: tuple[Output, ...] = ()
+    answer: int | None = None
+    """Which output stands for the job."""
     text: tuple[Mapping[str, Any], ...] = ()
     seq: int = 0
     """Counts the status messages of the job."""
@@ -165,6 +187,7 @@ class Job:
             "timings": {key: round(value, 4) for key, value in self.durations.items()},
             "error": self.error,
             **({"batch_id": self.batch_id} if self.batch_id else {}),
+            **({"alias": self.alias} if self.alias else {}),
             "backend": self.backend,
             "attempts": self.attempts,
             "created_at": iso(self.created_at),

@@ -53,7 +53,8 @@ class Reconciler:
                     await backend.suspicious.wait()
             now = asyncio.get_running_loop().time()
             if backend.live_frames > _LIVE:
-                self._patience = _SILENCE
+                # A machine that is slow from step to step is not silent.
+                self._patience = min(max(_SILENCE, 2 * backend.longest_gap), _LONGEST_SILENCE)
             actives = self._actives()
             if not actives and not backend.leftovers and not backend.stuck:
                 backend.suspicious.clear()

@@ -12,19 +12,20 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bridge import errors, events
 from bridge.jobs import documents
 from bridge.jobs.backend import Active, Backend, Verdict
-from bridge.jobs.lifecycle import Change, End, Found, Lifecycle
+from bridge.jobs.lifecycle import Change, End, Lifecycle
 from bridge.jobs.model import Job, Output, Payload, Status
 from bridge.jobs.pool import Pool
 from bridge.jobs.reconciler import Reconciler
+from bridge.jobs.reporter import Reporter, answer_of
 from bridge.jobs.store import Store
 from bridge.jobs.submission import Again, Submitter
 from bridge.jobs.waiting import Waiting
-from bridge.media import outputs
 from bridge.settings import Settings
 from bridge.workflow.needs import catalogue
 
@@ -39,8 +40,6 @@ _REST_AFTER = 3
 _UNSTARTED = 5
 """How many submissions stand for one failure, where a prompt was lost before it had begun."""
 _REST = 30.0
-_FETCH_PATIENCE = 120.0
-"""Seconds that outputs are waited for when their backend goes away after the prompt's end."""
 _IDLE = 1.0
 _REMEMBERED_RUNS = 100
 """Runs of before that the estimates begin with."""
@@ -61,7 +60,7 @@ class Runner:
         self._submitter = Submitter(store, clock=clock)
         self._waiting = Waiting()
         self._payloads: dict[str, Payload] = {}
-        self._since: dict[str, float] = {}
+        self._report = Reporter(store, hub, clock=clock, max_output=settings.media.max_output)
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: dict[str, Active] = {}
@@ -79,6 +78,8 @@ class Runner:
         self.pool = Pool(backends, depth=settings.comfyui.depth)
         self.on_object_info: Callable[[Mapping[str, Any]], None] = lambda _: None
         """Told what nodes and models a backend has, whenever one comes online."""
+        self.output_url: Callable[[str, int], str] | None = None
+        """Where a job's output n can be had; None: at ComfyUI itself."""
 
     # Life
 
@@ -107,7 +108,7 @@ class Runner:
 
     async def _recover(self) -> None:
         for job in await self._store.unpublished():
-            self._publish_end(job)
+            self._spawn(self._report.publish_again(job, self.pool.named(job.backend)), f"publish {job.id}")
         for job in await self._store.finished(_REMEMBERED_RUNS):
             if job.status is Status.COMPLETED:
                 self._waiting.ran(job.workflow, job.durations.get(Status.RUNNING, 0.0))
@@ -123,7 +124,7 @@ class Runner:
                 backend.socket.resume(job.client_id)
             active = Active(job, payload, Lifecycle(job.id, payload.graph), submitted=True, ambiguous=True)
             active.epoch = backend.epoch - 1
-            self._since[job.id] = time.monotonic()
+            self._report.begin(job)
             self._hold(backend, active)
             self._spawn(self._drive(backend, active), f"job {job.id}")
 
@@ -182,11 +183,30 @@ class Runner:
         if active is not None:
             return documents.job(active.job, life=active.life)
         job = self._waiting.get(job_id)
+        if job is not None:
+            return documents.job(job, position=self._waiting.position(job_id))
+        job = await self._store.job(job_id)
         if job is None:
-            job = await self._store.job(job_id)
-            if job is None:
-                raise errors.UnknownPrompt(f"there is no job {job_id!r}")
+            raise errors.UnknownPrompt(f"there is no job {job_id!r}")
         return documents.job(job)
+
+    def job_documents(self, limit: int | None) -> list[dict[str, Any]]:
+        """Return the jobs that wait and run in full, newest first; `limit` None: all."""
+        active = {one.job.id: one for one in self._running.values()}
+        waiting = {job.id: (position, job) for position, job in enumerate(self._waiting.first(len(self._waiting)), 1)}
+        jobs = [*(one.job for one in active.values()), *(job for _, job in waiting.values())]
+        jobs.sort(key=lambda job: job.created_at, reverse=True)
+        return [
+            documents.job(job, life=active[job.id].life)
+            if job.id in active
+            else documents.job(job, position=waiting[job.id][0])
+            for job in jobs[:limit]
+        ]
+
+    async def find(self, job_id: str) -> Job | None:
+        """Return a job, ended or not."""
+        active = self._running.get(job_id)
+        return active.job if active is not None else self._waiting.get(job_id) or await self._store.job(job_id)
 
     def queue_document(self, limit: int) -> dict[str, Any]:
         """Return `queue/state`: what runs and what waits, the first `limit` of it, with estimates in seconds."""
@@ -210,8 +230,8 @@ class Runner:
         job.status = Status.QUEUED
         position = self._waiting.next_position(job.priority)
         self._waiting.add(job)
-        self._since[job.id] = time.monotonic()
-        self._publish_status(job, position=position)
+        self._report.begin(job)
+        self._report.status(job, position=position)
         self._wake.set()
 
     async def _dispatch(self) -> None:
@@ -276,14 +296,14 @@ class Runner:
         except Exception:
             logger.exception("the outputs of the job %s failed inside the bridge", job.id)
             failure = errors.Internal("the bridge failed on the outputs of this job; its log holds more")
-            await self._end(job, Status.FAILED, failure.to_json())
+            await self._report.end(job, Status.FAILED, failure.to_json())
             self._running.pop(job.id, None)
 
     async def _attempt(self, backend: Backend, active: Active) -> tuple[Status, errors.BridgeError | None]:
         """Run a job once; return how it ended. Raises Again, or the error that ends it."""
         job = active.job
         if not active.submitted:
-            self._set_status(active, Status.PREPARING)
+            self._report.set_status(active, Status.PREPARING)
             await self._submitter.submit(backend, active)
         await active.done.wait()
         match active.verdict:
@@ -367,72 +387,39 @@ class Runner:
         job, life = active.job, active.life
         if Change.STARTED in change and job.status in {Status.QUEUED, Status.PREPARING}:
             job.started_at = self._clock()
-            self._set_status(active, Status.RUNNING)
+            self._report.set_status(active, Status.RUNNING)
         if change & (Change.NODE | Change.PROGRESS):
-            job.seq += 1
-            self._hub.publish(events.JobProgress(job.id, job.workflow, documents.status(job, life=life)))
+            self._report.progress(active)
         while len(active.fetches) < len(life.found):
             n = len(active.fetches)
-            fetch = self._fetch(backend, life.found[n], n)
+            fetch = self._report.fetch(backend, life.found[n], n)
             active.fetches.append(asyncio.get_running_loop().create_task(fetch, name=f"output {job.id}/{n}"))
-
-    async def _fetch(self, backend: Backend, found: Found, n: int) -> tuple[Output, bytes | None]:
-        limit = asyncio.get_running_loop().time() + _FETCH_PATIENCE
-        while True:
-            output, data = await outputs.fetch(backend.client, found, n, max_bytes=self._settings.media.max_output)
-            gone = output.error is not None and output.error["code"] in {"backend_offline", "timeout"}
-            if not gone or asyncio.get_running_loop().time() > limit:
-                return output, data
-            await asyncio.sleep(_RETRY_PAUSE)
 
     async def _finish(self, backend: Backend, active: Active, end: Status, error: errors.BridgeError | None) -> None:
         job, life = active.job, active.life
         if active.submitted and life.started:
-            self._set_status(active, Status.FINISHING)
+            self._report.set_status(active, Status.FINISHING)
         made: list[Output] = []
-        answer = self._answer(life.found, active.payload.answer_node)
+        job.answer = answer_of(life.found, active.payload.answer_node)
         for fetch in active.fetches:
             output, data = await fetch
+            if self.output_url is not None:
+                output = replace(output, url=self.output_url(job.id, output.n))
             made.append(output)
             if data is not None:
-                document = output.to_json()
-                self._hub.publish(events.JobOutput(job.id, job.workflow, document, data, answer=output.n == answer))
+                self._report.publish_output(job, output, data)
         job.outputs, job.text = tuple(made), tuple(life.texts)
         job.backend = backend.name
         if end is Status.COMPLETED and job.started_at is not None:
             self._waiting.ran(job.workflow, job.durations.get(Status.RUNNING, 0.0))
         reason = documents.interrupted() if end is Status.INTERRUPTED and error is None else None
-        await self._end(job, end, error.to_json() if error is not None else reason)
+        await self._report.end(job, end, error.to_json() if error is not None else reason)
         self._running.pop(job.id, None)
         self._wake.set()
 
-    def _answer(self, found: Sequence[Found], node: str | None) -> int | None:
-        """Return which output stands for the job: the first of the named node, else the first that is no temp file."""
-        numbers = list(range(len(found)))
-        named = [n for n in numbers if found[n].node == node]
-        saved = [n for n in numbers if found[n].file.type != "temp"]
-        return next(iter([*named, *saved, *numbers]), None)
-
     def _finish_waiting(self, job: Job, end: Status, error: Any) -> None:
         self._payloads.pop(job.id, None)
-        self._spawn(self._end(job, end, error), f"end {job.id}")
-
-    async def _end(self, job: Job, end: Status, error: Any) -> None:
-        self._clock_status(job)
-        job.status, job.error, job.finished_at = end, error, self._clock()
-        job.durations["total"] = max(0.0, job.finished_at - job.created_at)
-        try:
-            await self._store.save(job)
-        except errors.StoreError as failure:
-            # Better a result that a restart forgets than none.
-            logger.error("the end of the job %s cannot be written: %s", job.id, failure.message)
-        self._publish_end(job)
-        self._hub.publish(events.QueueChanged())
-
-    def _publish_end(self, job: Job) -> None:
-        self._hub.publish(events.JobResult(job.id, job.workflow, job.result()))
-        self._publish_status(job)
-        self._since.pop(job.id, None)
+        self._spawn(self._report.end(job, end, error), f"end {job.id}")
 
     # Small change
 
@@ -441,25 +428,6 @@ class Runner:
         self._running.pop(active.job.id, None)
         for fetch in active.fetches:
             fetch.cancel()
-
-    def _set_status(self, active: Active, status: Status) -> None:
-        if active.job.status is not status:
-            self._clock_status(active.job)
-            active.job.status = status
-            self._publish_status(active.job, active=active)
-            self._hub.publish(events.QueueChanged())
-
-    def _clock_status(self, job: Job) -> None:
-        now = time.monotonic()
-        seconds = now - self._since.get(job.id, now)
-        job.durations[job.status] = job.durations.get(job.status, 0.0) + seconds
-        self._since[job.id] = now
-
-    def _publish_status(self, job: Job, *, active: Active | None = None, position: int | None = None) -> None:
-        job.seq += 1
-        life = active.life if active is not None else None
-        document = documents.status(job, life=life, position=position)
-        self._hub.publish(events.JobStatus(job.id, job.workflow, document, final=job.status.final))
 
     def _save(self, job: Job) -> None:
         future = self._store.save(job)

@@ -18,11 +18,12 @@ from bridge.jobs.model import Job, Output, Payload, Status
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, position INTEGER, final INTEGER NOT NULL, created_at REAL NOT NULL,
-    finished_at REAL, state TEXT NOT NULL, payload BLOB, published INTEGER NOT NULL DEFAULT 0
+    finished_at REAL, batch_id TEXT, state TEXT NOT NULL, payload BLOB, published INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS jobs_open ON jobs (position) WHERE final = 0;
 CREATE INDEX IF NOT EXISTS jobs_unpublished ON jobs (finished_at) WHERE final = 1 AND published = 0;
 CREATE INDEX IF NOT EXISTS jobs_finished ON jobs (finished_at) WHERE final = 1;
+CREATE INDEX IF NOT EXISTS jobs_batch ON jobs (batch_id) WHERE batch_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_created ON jobs (created_at);
 CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS transactions (
@@ -65,8 +66,10 @@ class Store:
         rows = []
         for job, payload in jobs:
             self._position += 1
-            rows.append((job.id, self._position, job.created_at, _dump(job), payload))
-        sql = "INSERT INTO jobs (id, position, final, created_at, state, payload) VALUES (?, ?, 0, ?, ?, ?)"
+            rows.append((job.id, self._position, job.created_at, job.batch_id, _dump(job), payload))
+        sql = (
+            "INSERT INTO jobs (id, position, final, created_at, batch_id, state, payload) VALUES (?, ?, 0, ?, ?, ?, ?)"
+        )
 
         def write(db: sqlite3.Connection) -> None:
             db.executemany(sql, rows)
@@ -119,6 +122,16 @@ class Store:
     async def finished(self, limit: int) -> list[Job]:
         """Return the jobs that ended last, newest first."""
         rows = await self._rows("SELECT state FROM jobs WHERE final = 1 ORDER BY finished_at DESC LIMIT ?", limit)
+        return [_load(row[0]) for row in rows]
+
+    async def open_batches(self) -> list[str]:
+        """Return the batches of which a job has not ended, or its end was never acknowledged."""
+        sql = "SELECT DISTINCT batch_id FROM jobs WHERE batch_id IS NOT NULL AND (final = 0 OR published = 0)"
+        return [row[0] for row in await self._rows(sql)]
+
+    async def batch(self, batch_id: str) -> list[Job]:
+        """Return the jobs of a batch, in the order of their acceptance."""
+        rows = await self._rows("SELECT state FROM jobs WHERE batch_id = ? ORDER BY position", batch_id)
         return [_load(row[0]) for row in rows]
 
     async def recent(self) -> list[Job]:

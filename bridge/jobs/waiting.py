@@ -91,6 +91,12 @@ class Waiting:
         before = self._durations.get(workflow)
         self._durations[workflow] = seconds if before is None else before + _RECENT * (seconds - before)
 
+    def position(self, job_id: str) -> int:
+        """Return the position, from 1, of a waiting job."""
+        job = self._jobs[job_id]
+        entry = (-job.priority, job.created_at, self._order[job_id], job_id)
+        return 1 + sum(other < entry and self._stands(other) for other in self._heap)
+
     def expected(self, workflow: str | None) -> float:
         """Return the seconds that a run is expected to take."""
         known = self._durations.get(workflow)

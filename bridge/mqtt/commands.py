@@ -167,8 +167,8 @@ class Commands:
         content_type = payloads.MSGPACK if as_msgpack else payloads.JSON
         topics = [self._topics.response(command.name)]
         asked = message.response_topic
-        # A response topic that is a command would make the answer run it.
-        if asked and asked != topics[0] and self._topics.parse(asked) is None and not set(asked) & set("+#\0"):
+        # On a topic of ours an answer would be taken for what the bridge says there, or be run as a command.
+        if asked and asked != topics[0] and not self._topics.is_ours(asked) and not set(asked) & set("+#\0"):
             topics.append(asked)
         for topic in topics:
             answer = Message(
@@ -186,12 +186,14 @@ def _request(model: type[requests.M], document: Any, *, plain: str | None = None
     """Check a document; a plain payload stands for the field `plain`, an empty one or `PRESS` for no fields."""
     if isinstance(document, bytes):
         word = payloads.text(document).strip()
-        if not word or document.strip() == _PRESS:
+        if plain == "text":
+            document = {plain: payloads.text(document)}
+        elif not word or document.strip() == _PRESS:
             document = {}
         elif plain is None:
             raise BadPayload(f"the payload must be empty or a JSON object, not the text {word[:40]!r}")
         else:
-            document = {plain: word if plain != "text" else payloads.text(document)}
+            document = {plain: word}
     return requests.parse(model, document)
 
 

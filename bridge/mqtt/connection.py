@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from bridge.mqtt.link import Ending, Link, LinkError, NotAccepted, ProtocolRefused
+from bridge.mqtt.link import Link
 from bridge.mqtt.message import Message
 from bridge.mqtt.options import ConnectionOptions, Protocol
 from bridge.mqtt.outbox import Entry, Outbox, Policy
-from bridge.mqtt.reasons import INNOCENT, TAKEN_OVER
+from bridge.mqtt.reasons import INNOCENT, TAKEN_OVER, Ending, LinkError, NotAccepted, ProtocolRefused
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 from paho.mqtt import client as paho
@@ -22,8 +21,19 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from bridge.mqtt.message import Message, pack_properties
 from bridge.mqtt.options import ConnectionOptions, Protocol
-from bridge.mqtt.reasons import UNAUTHORIZED, UNSUPPORTED_PROTOCOL, in_words
+from bridge.mqtt.reasons import (
+    UNAUTHORIZED,
+    UNSUPPORTED_PROTOCOL,
+    Ending,
+    LinkError,
+    NotAccepted,
+    ProtocolRefused,
+    broken,
+    in_words,
+)
 from bridge.mqtt.stream import Stream, open_stream, tls_context
+
+__all__ = ["Ending", "Link", "LinkError", "NotAccepted", "ProtocolRefused"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,31 +44,6 @@ _GOODBYE = 3.0
 """Seconds to write what is buffered before a clean end."""
 
 _PINGREQ = b"\xc0\x00"
-
-
-class LinkError(Exception):
-    """The connection could not be made; the message says why in words."""
-
-
-class NotAccepted(LinkError):
-    """The broker does not let us in: a person has to change something."""
-
-
-class ProtocolRefused(LinkError):
-    """The broker does not speak MQTT 5: it said so (`certain`), or just closed the connection."""
-
-    def __init__(self, message: str, *, certain: bool) -> None:
-        super().__init__(message)
-        self.certain = certain
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Why a connection ended: in words, whether the broker closed it, and with which MQTT 5 reason."""
-
-    reason: str
-    by_broker: bool
-    code: int | None = None
 
 
 class _Paho(paho.Client):
@@ -263,13 +248,13 @@ class Link:
     def _check_answer(self) -> None:
         if not self._answer.done():
             ending = self.ended.result()
-            reason = ending.reason
+            words = ending.reason
             # Whether its alert is heard before the connection breaks is a matter of luck.
             if ending.by_broker and self._options.address.secure and not self._options.tls_cert:
-                reason += "; it may want a client certificate (mqtt.tls_cert and mqtt.tls_key)"
+                words += "; it may want a client certificate (mqtt.tls_cert and mqtt.tls_key)"
             if self.protocol == "5" and ending.by_broker:
-                raise ProtocolRefused(reason, certain=False)
-            raise LinkError(reason)
+                raise ProtocolRefused(words, certain=False)
+            raise LinkError(words)
         reason, properties = self._answer.result()
         if reason.value == UNSUPPORTED_PROTOCOL and self.protocol == "5":
             raise ProtocolRefused("the broker does not speak MQTT 5", certain=True)
@@ -363,7 +348,7 @@ class Link:
         except OSError as other:
             error = other if isinstance(other, ssl.SSLError) else error
         self._read()
-        self._end(Ending(_broken(error), by_broker=True))
+        self._end(Ending(broken(error), by_broker=True))
 
     def _on_timer(self) -> None:
         """Keep the connection alive, and end it after 1.5 keepalives without a sign of life.
@@ -442,11 +427,3 @@ class Link:
         # paho learns of it the usual way: it reads the end of the stream.
         self._client.on_disconnect = None
         self._client.loop_read()
-
-
-def _broken(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        if error.reason and "CERTIFICATE" in error.reason:
-            return f"the broker does not accept our certificate ({error.reason}); check mqtt.tls_cert and mqtt.tls_key"
-        return f"TLS failed: {error.reason or error}"
-    return f"the connection broke: {error.strerror or error}"

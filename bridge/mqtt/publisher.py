@@ -58,6 +58,10 @@ class Publisher:
         self._previews: Throttle[Message] = Throttle(
             settings.previews_per_second, lambda _, message: self._send(message, policy=Policy.LATEST)
         )
+        self._batches: Throttle[events.BatchStatus] = Throttle(
+            settings.progress_per_second,
+            lambda topic, event: self._send(_json(topic, payloads.dump(event.document), qos=1), policy=Policy.LATEST),
+        )
         self._queue: Throttle[None] = Throttle(_QUEUE_PER_SECOND, lambda *_: self._send_queue())
 
     # The connection's life
@@ -83,7 +87,7 @@ class Publisher:
 
     def say_goodbye(self) -> None:
         """Publish that the bridge ends."""
-        for throttle in (self._progress, self._previews, self._queue):
+        for throttle in (self._progress, self._previews, self._batches, self._queue):
             throttle.close()
         self._send(self.state(online=False), policy=Policy.KEEP)
 
@@ -104,6 +108,11 @@ class Publisher:
                 self._on_output(event)
             case events.JobResult():
                 self._on_result(event)
+            case events.BatchStatus():
+                self._on_batch(event)
+            case events.BatchResult():
+                topic = self._topics.batch(event.batch_id, "result")
+                self._send(_json(topic, payloads.dump(event.document), qos=1), policy=Policy.KEEP)
             case events.QueueChanged():
                 self._queue.put("", None)
             case events.BackendEvent():
@@ -199,6 +208,14 @@ class Publisher:
                 user=(("prompt_id", event.job_id), *user),
             )
 
+    def _on_batch(self, event: events.BatchStatus) -> None:
+        topic = self._topics.batch(event.batch_id, "status")
+        if not event.final:
+            self._batches.put(topic, event)
+            return
+        self._batches.forget(topic)
+        self._send(_json(topic, payloads.dump(event.document), qos=1), policy=Policy.KEEP)
+
     def _on_result(self, event: events.JobResult) -> None:
         payload = payloads.dump(event.document)
         self._send(_json(self._topics.prompt(event.job_id, "result"), payload, qos=1), policy=Policy.KEEP)
@@ -235,6 +252,8 @@ class Publisher:
             content_type = payloads.JSON
         text = content_type in {None, payloads.JSON}
         message = Message(topic, payload, qos=1, retain=True, content_type=content_type, user=user, text=text)
+        if self._is_stale(topic):  # a job may outlive the file of its workflow
+            return
         if self._retained.get(topic) == message:
             return
         self._retained[topic] = message
@@ -245,17 +264,16 @@ class Publisher:
 
     def _clear_stale(self) -> None:
         """Clear the topics of workflows and backends that are gone."""
-        workflows, backends = set(self._core.workflow_names()), set(self._core.backend_names())
-        self._clear(topic for topic in self._known if self._is_stale(topic, workflows, backends))
+        self._clear(topic for topic in self._known if self._is_stale(topic))
 
-    def _is_stale(self, topic: str, workflows: set[str], backends: set[str]) -> bool:
+    def _is_stale(self, topic: str) -> bool:
         match self._topics.owner(topic):
             case None:  # of another base topic
                 return True
             case ("workflow", name):
-                return name not in workflows
+                return name not in self._core.workflow_names()
             case ("backend", name):
-                return name not in backends
+                return name not in self._core.backend_names()
         return False
 
     def _clear(self, topics: Iterable[str]) -> None:

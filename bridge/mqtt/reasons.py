@@ -1,6 +1,12 @@
-"""MQTT 5's reason codes (section 2.4) in words that say what to do; 3.1.1's return codes are mapped to them."""
+"""Why a connection is refused or ends, in words that say what to do.
+
+The numbers are MQTT 5's reason codes (section 2.4); 3.1.1's return codes are mapped to them.
+"""
 
 from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
 
 UNSUPPORTED_PROTOCOL = 0x84
 TAKEN_OVER = 0x8E
@@ -36,6 +42,40 @@ _WORDS = {
 }
 
 
+class LinkError(Exception):
+    """The connection could not be made; the message says why in words."""
+
+
+class NotAccepted(LinkError):
+    """The broker does not let us in: a person has to change something."""
+
+
+class ProtocolRefused(LinkError):
+    """The broker does not speak MQTT 5: it said so (`certain`), or just closed the connection."""
+
+    def __init__(self, message: str, *, certain: bool) -> None:
+        super().__init__(message)
+        self.certain = certain
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a connection ended: in words, whether the broker closed it, and with which MQTT 5 reason."""
+
+    reason: str
+    by_broker: bool
+    code: int | None = None
+
+
 def in_words(code: int) -> str:
     """What the code says."""
     return _WORDS.get(code) or f"reason 0x{code:02X}"
+
+
+def broken(error: OSError) -> str:
+    """How a connection broke."""
+    if isinstance(error, ssl.SSLError):
+        if error.reason and "CERTIFICATE" in error.reason:
+            return f"the broker does not accept our certificate ({error.reason}); check mqtt.tls_cert and mqtt.tls_key"
+        return f"TLS failed: {error.reason or error}"
+    return f"the connection broke: {error.strerror or error}"

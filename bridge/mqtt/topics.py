@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_.:-]+")
 
+_OURS = frozenset(
+    {"backend", "batch", "bridge", "interrupt", "load", "ollama", "prompt", "prompting", "queue", "update", "workflow"}
+)
 VERBS = ("health", "workflows", "reload", "jobs", "job", "free", "log_level")
 
 
@@ -74,7 +77,15 @@ class Topics:
                 return Command(name, "unknown")
         return None
 
+    def is_ours(self, topic: str) -> bool:
+        """Tell whether the bridge itself speaks or listens there, but for answers."""
+        return topic.startswith(self._prefix) and topic[len(self._prefix) :].split("/", 1)[0] in _OURS
+
     # Out
+
+    def command(self, name: str) -> str:
+        """`load`, `bridge/request/free` and the like, for those who are told where commands go."""
+        return f"{self._prefix}{name}"
 
     def response(self, command: str) -> str:
         """`response/<command>`."""
@@ -107,6 +118,10 @@ class Topics:
     def output(self, job_id: str, n: int) -> str:
         """`prompt/<id>/output/<n>`."""
         return self.prompt(job_id, f"output/{n}")
+
+    def batch(self, batch_id: str, what: str) -> str:
+        """`batch/<id>/status`, `result`."""
+        return f"{self._prefix}batch/{batch_id}/{what}"
 
     def workflow(self, workflow: str, what: str) -> str:
         """`workflow/<w>/status`, `values`, `image` and the like."""

@@ -26,6 +26,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--preview-bytes", type=int, default=0, help="make each JPEG preview exactly so many bytes")
     parser.add_argument("--no-previews", action="store_true", help="send no previews, as a real server does by default")
     parser.add_argument("--data", help="folder for its files (default: a temporary one, removed at the end)")
+    parser.add_argument(
+        "--without", metavar="CLASS", action="append", default=[], help="be a server that lacks this node class"
+    )
     parser.add_argument("--print-port", action="store_true", help="print only the port instead of the address")
     return parser.parse_args()
 
@@ -50,6 +53,7 @@ async def _serve(options: argparse.Namespace) -> int:
         preview_bytes=options.preview_bytes,
         previews=not options.no_previews,
         data=options.data,
+        without=options.without,
         die=_die,
     )
     async with standin as comfy:

@@ -13,7 +13,6 @@ from urllib.parse import urlparse, urlsplit
 from aiohttp import web
 
 from bridge.testing import faults as faults_api
-from bridge.testing.catalogue import CLASSES
 from bridge.testing.catalogue_models import MODELS
 from bridge.testing.validation import error, validate
 from bridge.testing.websocket import features
@@ -123,7 +122,8 @@ class Routes:
             nothing = error("no_prompt", "No prompt provided", "No prompt provided")
             return web.json_response({"error": nothing, "node_errors": {}}, status=400)
         prompt_id = str(document.get("prompt_id", uuid.uuid4()))
-        verdict = validate(document["prompt"], self.standin.folders, document.get("partial_execution_targets"))
+        targets = document.get("partial_execution_targets")
+        verdict = validate(document["prompt"], self.standin.folders, targets, self.standin.classes)
         extra = document.get("extra_data", {})
         if "client_id" in document:
             extra["client_id"] = document["client_id"]
@@ -185,7 +185,7 @@ class Routes:
         """All node classes, or one."""
         wanted = request.match_info.get("name")
         folders = self.standin.folders
-        chosen = [node for name, node in CLASSES.items() if wanted in {None, name}]
+        chosen = [node for name, node in self.standin.classes.items() if wanted in {None, name}]
         return web.json_response({node.name: node.info(folders) for node in chosen})
 
     async def models(self, request: web.Request) -> web.Response:

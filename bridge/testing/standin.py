@@ -7,13 +7,14 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
 
+from bridge.testing.catalogue import CLASSES
 from bridge.testing.execution import Executor
 from bridge.testing.faults import Faults, Orders, Settings, Stats
 from bridge.testing.file_routes import FileRoutes
@@ -29,8 +30,9 @@ class StandIn:
     """A stand-in ComfyUI on a real port: `async with StandIn() as comfy: ... comfy.url`.
 
     `port` 0 takes a free one. `step_delay` is the time of one sampler step in seconds. Files live in `data`, which is
-    kept, or in a temporary folder, which is removed. `settings`, `faults` and `stats` may be read and changed while it
-    runs; `obey` does the one-time faults. Leaving drops all connections without a close frame, as the real one does.
+    kept, or in a temporary folder, which is removed. Node classes in `without` are not there. `settings`, `faults` and
+    `stats` may be read and changed while it runs; `obey` does the one-time faults. Leaving drops all connections
+    without a close frame, as the real one does.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class StandIn:
         previews: bool = True,
         max_upload_size: int = 104857600,
         data: Path | str | None = None,
+        without: Collection[str] = (),
         die: Callable[[], None] | None = None,
     ) -> None:
         self.host = host
@@ -51,6 +54,7 @@ class StandIn:
         self.settings = Settings(step_delay, preview_size, preview_bytes, previews, max_upload_size)
         self.faults = Faults()
         self.stats = Stats()
+        self.classes = {name: node for name, node in CLASSES.items() if name not in without}
         self.die = die
         self.forget_cache = False
         self._data = None if data is None else Path(data)

@@ -6,7 +6,7 @@ Errors that the real server answers with 500 come out of here as ordinary except
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,15 +35,15 @@ def error(kind: str, message: str, details: str = "", **extra: Any) -> dict[str,
     return {"type": kind, "message": message, "details": details, "extra_info": extra}
 
 
-def validate(graph: Any, folders: Folders, targets: Any = None) -> Verdict:
-    """Check a graph; `targets` limits it to some of its output nodes."""
+def validate(graph: Any, folders: Folders, targets: Any = None, classes: Mapping[str, NodeClass] = CLASSES) -> Verdict:
+    """Check a graph; `targets` limits it to some of its output nodes, `classes` are those that the server has."""
     outputs = []
     for node_id in graph:
         node = graph[node_id]
         if "class_type" not in node:
             missing = "Cannot execute because a node is missing the class_type property."
             return Verdict(error("invalid_prompt", missing, f"Node ID '#{node_id}'"))
-        node_class = CLASSES.get(node["class_type"])
+        node_class = classes.get(node["class_type"])
         if node_class is None:
             unknown = f"Cannot execute because node {node['class_type']} does not exist."
             return Verdict(error("invalid_prompt", unknown, f"Node ID '#{node_id}'"))

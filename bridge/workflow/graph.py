@@ -44,8 +44,8 @@ class Target:
     input: str
 
     def to_json(self) -> dict[str, str]:
-        """`{"node", "input"}`."""
-        return {"node": self.node, "input": self.input}
+        """`{"node", "input"}`; for a recipe, which has no nodes before it runs, `{"input"}`."""
+        return {"node": self.node, "input": self.input} if self.node else {"input": self.input}
 
 
 def read_graph(document: object, *, where: str = "the workflow") -> Graph:
@@ -78,6 +78,19 @@ def read_graph(document: object, *, where: str = "the workflow") -> Graph:
         path = " -> ".join(f"{one}" for one in (*circle[:8], *(["…"] if len(circle) > 8 else []), circle[0]))
         raise InvalidGraph(f"{where} has nodes that feed each other in a circle: {path}.", node=circle[0])
     return graph
+
+
+def editors_file(document: object) -> Mapping[str, Any] | None:
+    """The file of ComfyUI's editor that a parsed JSON document is, alone or as `{"workflow": …}`; None for a graph."""
+    if not isinstance(document, dict):
+        return None
+    for wrapper in ("prompt", "output"):
+        if isinstance(document.get(wrapper), dict):
+            return None
+    if any(isinstance(node, dict) and "class_type" in node for node in document.values()):
+        return None
+    inner = document if _is_editors(document) else document.get("workflow")
+    return inner if isinstance(inner, dict) and _is_editors(inner) else None
 
 
 def is_link(value: object) -> bool:

@@ -6,13 +6,15 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 Type: TypeAlias = Literal["text", "integer", "number", "boolean", "choice", "image", "video", "audio", "file"]
 MEDIA_TYPES: frozenset[str] = frozenset({"image", "video", "audio", "file"})
 
 SEED_INPUTS = frozenset({"seed", "noise_seed"})
 SEED_MAX = 2**64 - 1
+RANDOM: Final = "random"
+"""The value of a seed that is drawn anew for each job."""
 
 _WHOLE = SEED_INPUTS | {"steps", "width", "height", "length", "batch_size", "color", "start_at_step", "end_at_step"}
 # The editor writes 8.0 as 8, so a whole number in a file does not make the input a whole number.
@@ -74,6 +76,17 @@ def guess(class_type: str, name: str, value: object) -> Type | None:
             return "integer"
         return "number" if class_type == "PrimitiveFloat" or _FRACTIONS.search(name) else "integer"
     return "number" if isinstance(value, float) else None
+
+
+def is_random(node: Mapping[str, Any], name: str) -> bool:
+    """Whether the graph says of a seed that it is drawn anew for each run.
+
+    It holds -1 (the Seed node of rgthree and others), or the editor's `control_after_generate` is `randomize`: as an
+    input of the node, or in its `_meta`, where the conversion of a file of the editor puts it.
+    """
+    inputs, meta = node["inputs"], node.get("_meta")
+    said = [inputs.get("control_after_generate"), meta.get("control_after_generate") if meta else None]
+    return inputs.get(name) == -1 or "randomize" in said
 
 
 def is_whole(class_type: str, name: str) -> bool:

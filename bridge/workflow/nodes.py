@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from bridge.errors import BadValue, IsLink, NoSuchInput, UnknownNode
-from bridge.workflow.graph import Graph, is_link, named, own_title, slug
+from bridge.workflow.graph import Graph, Target, is_link, named, own_title, slug
 from bridge.workflow.words import did_you_mean, kind_of, listed, shown
 
 TEXT_INPUTS: tuple[str, ...] = (
@@ -98,6 +98,30 @@ def candidates(graph: Graph, name: str) -> list[str]:
         if found:
             return found
     return []
+
+
+def matching(graph: Graph, text: str) -> tuple[Target, ...]:
+    """The inputs of `<class>.<input>` or `<prefix>_.<input>`: of every node of the class, or whose title begins so.
+
+    Nodes whose input is fed by another node are passed over. Nothing when the text is none of the two, or when an id
+    or a title is meant; raises `IsLink` when every node that matches has its input fed.
+    """
+    for left, right in dotted(text):
+        named_so = [node_id for node_id, node in graph.items() if left in (node_id, own_title(node))]
+        if named_so:
+            return ()
+        found = [node_id for node_id, node in graph.items() if node["class_type"] == left]
+        if not found and left.endswith("_"):
+            found = [node_id for node_id, node in graph.items() if (own_title(node) or "").startswith(left)]
+        having = [node_id for node_id in found if right in graph[node_id]["inputs"]]
+        free = [Target(node_id, right) for node_id in having if not is_link(graph[node_id]["inputs"][right])]
+        if free:
+            return tuple(free)
+        if having:
+            input_of(graph, having[0], right)
+        if found:
+            input_of(graph, found[0], right)
+    return ()
 
 
 def input_of(graph: Graph, node_id: str, name: str) -> Any:

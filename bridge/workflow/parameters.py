@@ -1,16 +1,23 @@
-"""The parameters of a workflow: its named, typed inputs, told from the graph and from `node_mappings`."""
+"""The parameters of a workflow: its named, typed inputs.
+
+From, in this order: what is declared beside the workflow, `node_mappings`, titles with a prefix, the graph itself. An
+input belongs to the first that names it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from bridge.errors import BadValue, IsLink, NoSuchInput
 from bridge.workflow.graph import Graph, Target, is_link, named, slug
-from bridge.workflow.kinds import MEDIA_TYPES, SEED_MAX, Spec, Type, guess, spec_of
+from bridge.workflow.kinds import MEDIA_TYPES, RANDOM, SEED_INPUTS, SEED_MAX, Spec, Type, guess, is_random, spec_of
 from bridge.workflow.nodes import MEDIA_INPUTS, NO_MAPPINGS, TEXT_INPUTS, input_of, mapped
 from bridge.workflow.outputs import ANSWER, Output, outputs
+from bridge.workflow.sidecar import RESERVED
+from bridge.workflow.titles import titled
 from bridge.workflow.tracing import Tracer
 from bridge.workflow.words import shown
 
@@ -22,9 +29,6 @@ STANDARD = (
 )
 """The standard names, in the order in which parameters are listed."""
 
-RESERVED = frozenset({"transaction"})
-"""Keys of commands; no parameter has such a name."""
-
 _KINDS: dict[str, Type] = {
     **dict.fromkeys(("seed", "steps", "width", "height", "batch"), "integer"),
     **dict.fromkeys(("cfg", "denoise"), "number"),
@@ -32,13 +36,16 @@ _KINDS: dict[str, Type] = {
     **dict.fromkeys(("image", "mask"), "image"),
 }
 _ORDER = (*STANDARD, "video", "audio", "color")
+_TITLE_KINDS = {"IMAGE": "image", "MASK": "mask", "SEED": "seed", "MODEL": "checkpoint", "LORA": "lora"}
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """A named, typed input of a workflow; it may write several inputs of nodes (`targets`, at least one).
 
-    `default` is the literal in the graph. `choices` is empty when they are not known.
+    `default` is the literal in the graph or what is declared, None when there is none; a seed's may be `"random"`.
+    `choices` is empty when they are not known. One that is `hidden` can be set and is not shown to people.
+    A parameter with `presets` has no targets: each of its choices stands for values of other parameters.
     """
 
     name: str
@@ -50,6 +57,10 @@ class Parameter:
     max: int | float | None = None
     step: int | float | None = None
     choices: tuple[Any, ...] = ()
+    description: str = ""
+    hidden: bool = False
+    seed: bool = False
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Its entry in `bridge/workflows`; what is not known is left out."""
@@ -65,32 +76,65 @@ class Parameter:
                 document[key] = limit
         if self.choices:
             document["choices"] = list(self.choices)
-        document["targets"] = [target.to_json() for target in self.targets]
+        if self.description:
+            document["description"] = self.description
+        if self.hidden:
+            document["hidden"] = True
+        if self.presets:
+            document["presets"] = {choice: dict(values) for choice, values in self.presets.items()}
+        document["targets"] = [target.to_json() for target in self.targets if target.node]
         return document
 
 
-def derive(
-    graph: Graph, mappings: Mapping[str, str] = NO_MAPPINGS, object_info: Mapping[str, Any] | None = None
-) -> tuple[Parameter, ...]:
-    """The parameters of a graph, in the order of `STANDARD`, then the ones that only `mappings` names.
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The inputs that a declaration names for a parameter, and its type when it tells one."""
 
-    `mappings` is a table `{parameter: "<node>" or "<node>.<input>"}`; an entry takes its input from what the graph
-    alone would have named otherwise. Types and limits come from `object_info` (the body of `/object_info`) where
-    it knows the class, else from the graph. Raises `UnknownNode`, `NoSuchInput`, `IsLink` or `BadValue` for an
-    entry of `mappings` that cannot be; the sentence names the entry.
+    targets: tuple[Target, ...]
+    type: Type | None = None
+
+
+NOTHING_GIVEN: Mapping[str, Given] = MappingProxyType({})
+
+
+def derive(
+    graph: Graph,
+    mappings: Mapping[str, str] = NO_MAPPINGS,
+    object_info: Mapping[str, Any] | None = None,
+    *,
+    given: Mapping[str, Given] = NOTHING_GIVEN,
+) -> tuple[Parameter, ...]:
+    """The parameters of a graph, in the order of `STANDARD`, then the ones that only a declaration names.
+
+    `given` are the declared ones, checked. `mappings` is a table `{parameter: "<node>" or "<node>.<input>"}`; an entry
+    takes its input from what titles and the graph would have named otherwise. Types and limits come from `object_info`
+    (the body of `/object_info`) where it knows the class, else from the graph. Raises `UnknownNode`, `NoSuchInput`,
+    `IsLink` or `BadValue` for an entry of `mappings` that cannot be; the sentence names the entry.
     """
-    chosen: dict[str, tuple[str, Target]] = {}
-    for key in mappings:
-        if key != ANSWER:
-            name = _mapped_name(key)
-            if name in chosen:
-                raise BadValue(f"node_mappings.{key} and node_mappings.{chosen[name][0]} are the same name {name!r}.")
-            chosen[name] = (key, mapped_target(graph, key, mappings))
-    taken = {target for _, target in chosen.values()}
+    chosen: dict[str, str] = dict.fromkeys(given, "")
     found = [
-        _parameter(graph, name, key, _kind_of_name(name), (target,), object_info)
-        for name, (key, target) in chosen.items()
+        _parameter(graph, name, name, _kind_of_name(name), one.targets, object_info, one.type)
+        for name, one in given.items()
     ]
+    taken = {target for one in given.values() for target in one.targets}
+    mapped_targets: set[Target] = set()
+    for key in mappings:
+        name = "" if key == ANSWER else _mapped_name(key)
+        if chosen.get(name):
+            raise BadValue(f"node_mappings.{key} and node_mappings.{chosen[name]} are the same name {name!r}.")
+        if name and name not in chosen:
+            target = mapped_target(graph, key, mappings)
+            chosen[name] = key
+            mapped_targets.add(target)
+            found.append(_parameter(graph, name, key, _kind_of_name(name), (target,), object_info))
+    taken |= mapped_targets
+    for one in titled(graph, object_info)[0]:
+        left = tuple(target for target in one.targets if target not in taken)
+        if left and one.name not in chosen:
+            chosen[one.name] = ""
+            taken.update(left)
+            kind = _TITLE_KINDS.get(one.prefix, one.name)
+            found.append(_parameter(graph, one.name, one.label, kind, left, object_info, one.type))
     counts: dict[str, int] = {}
     for kind, targets in _findings(graph, object_info):
         left = tuple(target for target in dict.fromkeys(targets) if target not in taken)
@@ -109,14 +153,18 @@ def mapped_target(graph: Graph, key: str, mappings: Mapping[str, str]) -> Target
     """
     node_id, name = mapped(graph, key, mappings)
     try:
-        target = Target(node_id, _main_input(graph, node_id) if name is None else name)
+        target = Target(node_id, main_input(graph, node_id) if name is None else name)
         input_of(graph, target.node, target.input)
     except (NoSuchInput, IsLink) as error:
         raise type(error)(f"node_mappings.{key}: {error.message}", node=error.node, details=error.details) from None
     return target
 
 
-def _main_input(graph: Graph, node_id: str) -> str:
+def main_input(graph: Graph, node_id: str) -> str:
+    """The input that is meant when only the node is named: its text, its image, or its only literal.
+
+    Raises `NoSuchInput` when that is not clear.
+    """
     inputs: dict[str, Any] = graph[node_id]["inputs"]
     literals = [name for name, value in inputs.items() if not is_link(value)]
     for names in (TEXT_INPUTS, MEDIA_INPUTS):
@@ -203,6 +251,7 @@ def _parameter(
     kind: str,
     targets: tuple[Target, ...],
     object_info: Mapping[str, Any] | None,
+    declared: Type | None = None,
 ) -> Parameter:
     values = [graph[target.node]["inputs"][target.input] for target in targets]
     default = values[0]
@@ -210,10 +259,15 @@ def _parameter(
         spec_of(graph[target.node]["class_type"], target.input, value, object_info)
         for target, value in zip(targets, values, strict=True)
     ]
-    type_ = _type(kind, default, specs[0])
+    type_ = _type(kind, default, specs[0]) if declared in (None, "choice") else declared
+    if declared == "choice" and type_ == "text":
+        type_ = "choice"
     low, high = _narrowest(specs) if type_ in ("integer", "number") else (None, None)
-    if kind == "seed" and type_ == "integer":
+    seed = type_ == "integer" and (kind == "seed" or any(target.input in SEED_INPUTS for target in targets))
+    if seed:
         low, high = (0 if low is None else low), (SEED_MAX if high is None else high)
+        if any(is_random(graph[target.node], target.input) for target in targets):
+            default = RANDOM
     return Parameter(
         name=name,
         title=label.replace("_", " ").replace("-", " ").strip().capitalize() if label == name else label,
@@ -224,6 +278,7 @@ def _parameter(
         max=high,
         step=specs[0].step if type_ in ("integer", "number") else None,
         choices=specs[0].choices if type_ == "choice" else (),
+        seed=seed,
     )
 
 

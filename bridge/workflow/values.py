@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from bridge.errors import BadValue, NoSuchInput, UnknownNode, UnknownParameter
 from bridge.workflow.graph import Graph, copy_graph, copy_inputs, is_json, is_link, slug
-from bridge.workflow.kinds import MEDIA_TYPES, SEED_INPUTS, SEED_MAX, Type, guess, is_whole
+from bridge.workflow.kinds import MEDIA_TYPES, RANDOM, SEED_INPUTS, SEED_MAX, Type, guess, is_whole
 from bridge.workflow.nodes import (
     NO_MAPPINGS,
     address,
@@ -18,13 +18,11 @@ from bridge.workflow.nodes import (
     find_node,
     image_input,
     input_of,
+    matching,
     text_input,
 )
 from bridge.workflow.parameters import Parameter, Target
 from bridge.workflow.words import did_you_mean, kind_of, listed, nearest, shown
-
-RANDOM: Final = "random"
-"""The value of a seed that is drawn anew for each job."""
 
 _ON = frozenset({"true", "on", "yes", "1"})
 _OFF = frozenset({"false", "off", "no", "0"})
@@ -33,9 +31,10 @@ _NUMBER = re.compile(r"[+-]?([0-9]{1,310}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][
 
 
 def resolve(graph: Graph, parameters: Sequence[Parameter], key: str) -> tuple[Target, ...]:
-    """The inputs that a key of `update/values` means: a parameter's, or the one of `<node>.<input>`.
+    """The inputs that a key of `update/values` means: a parameter's, or those of `<node>.<input>`.
 
-    The node is an id, a title, a slugged title, or a class that just one node has.
+    The node is an id, a title, a slugged title; or a class (`KSampler.steps`) or what titles begin with up to an
+    underscore (`SWITCH_.select`): then every node of that kind that has such an input of its own.
     Raises `UnknownParameter`, `UnknownNode`, `NoSuchInput`, `IsLink`; the sentences hold near names.
     """
     parameter = named_parameter(parameters, key)
@@ -43,6 +42,9 @@ def resolve(graph: Graph, parameters: Sequence[Parameter], key: str) -> tuple[Ta
         return parameter.targets
     if not isinstance(key, str):
         raise UnknownParameter(f"a key is {kind_of(key)}; it should be the name of a parameter or '<node>.<input>'.")
+    several = matching(graph, key)
+    if several:
+        return several
     if candidates(graph, key) or not dotted(key):
         names = [parameter.name for parameter in parameters]
         have = f" There are {listed(names)}." if names else " The workflow has none."
@@ -58,17 +60,22 @@ def resolve(graph: Graph, parameters: Sequence[Parameter], key: str) -> tuple[Ta
 
 
 def named_parameter(parameters: Iterable[Parameter], name: str | int) -> Parameter | None:
-    """The parameter of that name, or whose name is its slug (`Positive Prompt`)."""
+    """The parameter of that name, or whose name is its slug (`Positive Prompt`).
+
+    What writes prompts knows nothing of titles: `prompt` is also the text that they name `positive`.
+    """
     if not isinstance(name, str):
         return None
     as_slug = slug(name) if re.fullmatch(r"[\w -]+", name) else ""
-    by_slug = None
+    by_slug, positive = None, None
     for parameter in parameters:
         if parameter.name == name:
             return parameter
         if parameter.name == as_slug:
             by_slug = parameter
-    return by_slug
+        if parameter.name == "positive" and parameter.type == "text":
+            positive = parameter
+    return by_slug or (positive if name == "prompt" else None)
 
 
 def parameter_of(parameters: Iterable[Parameter], target: Target) -> Parameter | None:
@@ -86,10 +93,11 @@ def text_targets(
     """The inputs that a text goes to.
 
     `ref` is a node's id, a parameter of type text, or any other name of a node. Without it: the parameter
-    `prompt`, or the one parameter of type text. Raises as `find_node` and `text_input` do.
+    `prompt` (or `positive`, as titles name it), or the one parameter of type text. Raises as `find_node` and
+    `text_input` do.
     """
     if ref is None:
-        return _only(parameters, frozenset({"text"}), ("prompt",), "text").targets
+        return _only(parameters, frozenset({"text"}), ("prompt", "positive"), "text").targets
     parameter = None if _is_id(graph, ref) else named_parameter(parameters, ref)
     if parameter is not None:
         if parameter.type != "text":
@@ -150,24 +158,31 @@ def check(graph: Graph, target: Target, parameter: Parameter | None, value: Any)
     if seed and isinstance(value, str) and value.strip().lower() == RANDOM:
         return RANDOM
     if parameter is not None:
-        checked = _coerce(label, parameter.type, parameter.choices, value)
-        low, high = parameter.min, parameter.max
-    else:
-        checked = _like(graph, target, label, literal, value)
-        low, high = (0, SEED_MAX) if seed else (None, None)
+        return check_type(parameter, value, node=target.node)
+    checked = _like(graph, target, label, literal, value)
+    low, high = (0, SEED_MAX) if seed else (None, None)
+    return _within(label, low, high, checked, value, target.node)
+
+
+def check_type(parameter: Parameter, value: Any, *, node: str | None = None) -> Any:
+    """The value as the parameter's type and limits want it, whatever its node holds now. Raises `BadValue`."""
+    checked = _coerce(parameter.name, parameter.type, parameter.choices, value)
+    return _within(parameter.name, parameter.min, parameter.max, checked, value, node)
+
+
+def _within(label: str, low: float | None, high: float | None, checked: Any, value: Any, node: str | None) -> Any:
     if not isinstance(checked, bool) and isinstance(checked, (int, float)):
         if low is not None and checked < low:
-            raise BadValue(f"{label} is at least {shown(low)}, and got {shown(value)}.", node=target.node)
+            raise BadValue(f"{label} is at least {shown(low)}, and got {shown(value)}.", node=node)
         if high is not None and checked > high:
-            raise BadValue(f"{label} is at most {shown(high)}, and got {shown(value)}.", node=target.node)
+            raise BadValue(f"{label} is at most {shown(high)}, and got {shown(value)}.", node=node)
     return checked
 
 
 def is_seed(parameter: Parameter) -> bool:
     """Whether the parameter is a seed, which takes `"random"` and counts up over a batch."""
     return parameter.type == "integer" and (
-        re.fullmatch(r"seed(_[0-9]+)?", parameter.name) is not None
-        or any(target.input in SEED_INPUTS for target in parameter.targets)
+        parameter.seed or re.fullmatch(r"seed(_[0-9]+)?", parameter.name) is not None
     )
 
 
@@ -198,9 +213,10 @@ def _is_id(graph: Graph, ref: object) -> bool:
 
 def _only(parameters: Sequence[Parameter], types: frozenset[str], first: tuple[str, ...], what: str) -> Parameter:
     fitting = [parameter for parameter in parameters if parameter.type in types]
-    for parameter in fitting:
-        if parameter.name in first:
-            return parameter
+    for name in first:
+        for parameter in fitting:
+            if parameter.name == name:
+                return parameter
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:

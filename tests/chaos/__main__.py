@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -28,6 +29,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Exit code 0 if all that must be true is true."""
     options = _arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the processes are ended
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     plan = Plan(
         seed,

@@ -37,6 +37,7 @@ class Kind(StrEnum):
     LOSE_PROMPT = "lose prompt"
     VIEW_ERROR = "view errors"
     KILL_WORKER = "kill worker"
+    POWER_CUT = "power cut"
 
 
 _WEIGHTS = {
@@ -56,6 +57,7 @@ _WEIGHTS = {
     Kind.LOSE_PROMPT: 2,
     Kind.VIEW_ERROR: 2,
     Kind.KILL_WORKER: 1,
+    Kind.POWER_CUT: 1,
 }
 
 
@@ -82,7 +84,7 @@ def schedule(rng: random.Random, *, count: int, servers: int, mean_pause: float)
     return [
         Fault(
             kind,
-            pause=rng.uniform(0.1, 2 * mean_pause),
+            pause=rng.choice((0.0, rng.uniform(0.0, 2 * mean_pause), rng.uniform(0.0, 2 * mean_pause))) * 1.5,
             seconds=rng.choice((rng.uniform(0.0, 0.5), rng.uniform(0.5, 3.5))),
             server=rng.randrange(servers),
             number=rng.randint(1, 2),
@@ -99,9 +101,7 @@ class Injector:
         self._bridge = bridge
         self._broker = broker
         self._servers = servers
-        self._locks: dict[str, asyncio.Lock] = {
-            child.name: asyncio.Lock() for child in (bridge, broker, *servers)
-        }
+        self._locks: dict[str, asyncio.Lock] = {child.name: asyncio.Lock() for child in (bridge, broker, *servers)}
 
     async def run(self, faults: list[Fault]) -> None:
         """Do all of them; when this returns, everything works again."""
@@ -113,26 +113,36 @@ class Injector:
             await server.order(silence=False, refuse=0, view_error=0, slow=0.0, hang=0.0)
 
     async def _do(self, fault: Fault) -> None:
-        target = self._target(fault)
-        async with self._locks[target.name]:
+        targets = self._targets(fault)
+        target = targets[0]
+        async with contextlib.AsyncExitStack() as stack:
+            for name in sorted(child.name for child in targets):  # in one order, so that none waits for ever
+                await stack.enter_async_context(self._locks[name])
             self.done.append((time.time(), fault))
             match fault.kind:
                 case Kind.KILL_BRIDGE | Kind.KILL_SERVER:
                     await self._restart(target, fault, polite=False)
                 case Kind.KILL_BROKER:
-                    await self._restart(target, fault, polite=self._broker.kind != "nats")
+                    await self._restart(target, fault, polite=not self._broker.survives_kills)
                 case Kind.END_BRIDGE:
+                    await self._bridge.booted()
                     await self._restart(target, fault, polite=True)
+                case Kind.POWER_CUT:
+                    async with asyncio.TaskGroup() as group:
+                        for child in targets:
+                            group.create_task(self._restart(child, fault, polite=False))
                 case Kind.FREEZE_BRIDGE | Kind.FREEZE_BROKER | Kind.FREEZE_SERVER:
                     async with self._frozen(target, fault):
                         await asyncio.sleep(fault.seconds)
                 case _:
                     await self._order(self._servers[fault.server], fault)
 
-    def _target(self, fault: Fault) -> Child:
+    def _targets(self, fault: Fault) -> list[Child]:
+        if fault.kind is Kind.POWER_CUT:
+            return [self._bridge, *self._servers, *([self._broker] if self._broker.survives_kills else [])]
         if "bridge" in fault.kind:
-            return self._bridge
-        return self._broker if "broker" in fault.kind else self._servers[fault.server]
+            return [self._bridge]
+        return [self._broker if "broker" in fault.kind else self._servers[fault.server]]
 
     async def _restart(self, child: Child, fault: Fault, *, polite: bool) -> None:
         async with child.outage(fault.kind, recovery=_BOOT):

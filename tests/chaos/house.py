@@ -8,14 +8,14 @@ import json
 import random
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.chaos.faults import STALL, Injector, schedule
 from tests.chaos.processes import BridgeChild, Broker, Server
-from tests.chaos.recorder import FINAL, Recorder
+from tests.chaos.recorder import FILTERS, FINAL, Recorder
 from tests.chaos.verdict import Evidence, Picture, Report, judge
 from tests.support.graphs import Graph, node
 
@@ -125,16 +125,18 @@ async def house(
     job_seconds: float = 0.25,
     workflows: Mapping[str, Graph] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    filters: Sequence[str] = FILTERS,
 ) -> AsyncIterator[House]:
     """Everything, started and online; gone afterwards whatever happens."""
     workflow_folder = folder / "workflows"
-    workflow_folder.mkdir(parents=True)
+    workflow_folder.mkdir(parents=True, exist_ok=True)
     for name, graph in (graphs(job_seconds) if workflows is None else workflows).items():
         (workflow_folder / f"{name}.json").write_text(json.dumps(graph), encoding="utf-8")
-    made = [Server(folder, f"comfy{n}", step_delay=0.03) for n in range(servers)] if isinstance(servers, int) else servers
+    if isinstance(servers, int):
+        servers = [Server(folder, f"comfy{n}", step_delay=0.03) for n in range(servers)]
     mqtt = Broker(folder, broker)
-    overrides: dict[str, dict[str, Any]] = {
-        "comfyui": {"urls": [one.url for one in made], "stall_timeout": STALL},
+    told: dict[str, dict[str, Any]] = {
+        "comfyui": {"urls": [one.url for one in servers], "stall_timeout": STALL},
         "mqtt": {"url": mqtt.url, "protocol": "3.1.1", "keepalive": 5},
         "workflows": {"dir": str(workflow_folder)},
         "store": {"url": f"sqlite:///{folder / 'bridge.db'}"},
@@ -142,32 +144,29 @@ async def house(
         "relay": {"port": 0},
     }
     for section, keys in (settings or {}).items():
-        overrides[section] = {**overrides.get(section, {}), **keys}
-    bridge = BridgeChild(folder, overrides)
+        told[section] = {**told.get(section, {}), **keys}
+    bridge = BridgeChild(folder, told)
     with contextlib.ExitStack() as stack:
-        for child in (mqtt, *made, bridge):
+        for child in (mqtt, *servers, bridge):
             stack.callback(child.close)
-        await asyncio.gather(mqtt.start(), *(one.start() for one in made))
-        async with Recorder(mqtt.mqtt_port) as recorder:
+        await asyncio.gather(mqtt.start(), *(one.start() for one in servers))
+        async with Recorder(mqtt.mqtt_port, filters=filters) as recorder:
             await bridge.start()
+            await bridge.booted()
             await recorder.online()
-            yield House(folder, mqtt, made, bridge, recorder)
+            yield House(folder, mqtt, servers, bridge, recorder)
 
 
 async def run(plan: Plan, folder: Path) -> Report:
     """Do a run and judge it."""
-    faults = schedule(
-        random.Random(plan.seed), count=plan.faults, servers=plan.servers, mean_pause=plan.mean_pause
-    )
+    faults = schedule(random.Random(plan.seed), count=plan.faults, servers=plan.servers, mean_pause=plan.mean_pause)
     async with house(folder, servers=plan.servers, broker=plan.broker, job_seconds=plan.job_seconds) as made:
         injector = Injector(made.bridge, made.broker, made.servers)
         async with asyncio.TaskGroup() as group:
             group.create_task(injector.run(faults), name="faults")
             group.create_task(_send(made, plan, sum(fault.pause for fault in faults)), name="jobs")
-        try:
+        with contextlib.suppress(AssertionError):  # the judgement says which are not over
             await made.over(within=plan.patience)
-        except AssertionError:
-            pass  # the judgement says which
         state = await _end(made)
         report = judge(made.evidence())
         report.problems += state

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Child:
         self.codes: list[int] = []
         """Its exit codes after a polite request."""
         self._command = tuple(command)
+        self._log_begin = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -67,6 +68,7 @@ class Child:
         """Start it, and wait until its port answers (if it has one)."""
         assert self._process is None
         with self.log.open("ab") as log:
+            self._log_begin = log.tell()
             self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - it returns at once
                 self._command,
                 stdin=subprocess.DEVNULL,
@@ -148,6 +150,14 @@ class Child:
         return True
 
 
+async def eventually(condition: Callable[[], Awaitable[object]], *, within: float, what: str) -> None:
+    """Wait for a condition that has to be asked for."""
+    deadline = time.monotonic() + within
+    while not await condition():
+        assert time.monotonic() < deadline, f"{what} did not come within {within} s"
+        await asyncio.sleep(0.05)
+
+
 class Server(Child):
     """A stand-in ComfyUI; its pictures are files that outlive it."""
 
@@ -188,27 +198,45 @@ class Server(Child):
 
 
 class BridgeChild(Child):
-    """The bridge. `overrides` are its settings, as the settings file would have them."""
+    """The bridge. `settings` is what its settings file says: values by section and key."""
 
-    def __init__(self, folder: Path, overrides: Mapping[str, Any], *, name: str = "bridge") -> None:
-        file = folder / f"{name}.json"
-        file.write_text(json.dumps(overrides), encoding="utf-8")
-        command = [sys.executable, "-m", "tests.support.bridge_process", str(file)]
-        super().__init__(name, folder / f"{name}.log", command)
+    def __init__(self, folder: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
+        file = folder / "config.toml"
+        lines = []
+        for section, keys in settings.items():
+            # Of these values TOML and JSON are written alike.
+            lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+        file.write_text("\n".join(lines), encoding="utf-8")
+        command = [sys.executable, "-m", "bridge", "run", "--config", str(file)]
+        super().__init__("bridge", folder / "bridge.log", command)
+
+    async def booted(self) -> None:
+        """Wait until it can be asked to end: before that a signal hits Python's own start."""
+        deadline = time.monotonic() + _START
+        while " starts\n" not in self.log.read_text(encoding="utf-8", errors="replace")[self._log_begin :]:
+            assert self.alive, f"the bridge does not start: {self.words()}"
+            assert time.monotonic() < deadline, f"the bridge does not start in time: {self.words()}"
+            await asyncio.sleep(0.02)
+
+    async def stop(self) -> int:
+        """As of any process, once it has booted."""
+        await self.booted()
+        return await super().stop()
 
 
 class Broker(Child):
     """An MQTT broker: nats-server keeps over a kill what it acknowledged, mosquitto over a polite end only."""
 
     def __init__(self, folder: Path, kind: str = "nats") -> None:
-        self.kind = kind
+        self.survives_kills = kind == "nats"
         data = folder / "broker"
         data.mkdir(parents=True)
         options = BrokerOptions(data, free_port(), command=None if kind == "nats" else "mosquitto")
         made = launch(options)
         for path, text in made.files.items():
             # What was on its way to a client when it went is sent again that soon after its return.
-            path.write_text(text.replace('ack_wait: "10s"', 'ack_wait: "2s"'), encoding="utf-8")
+            changed = text.replace('ack_wait: "10s"', 'ack_wait: "2s"')
+            path.write_text(changed if kind == "nats" else f"{changed}set_tcp_nodelay true\n", encoding="utf-8")
         super().__init__("broker", folder / "broker.log", made.arguments, port=options.port)
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 FINAL = frozenset({"completed", "failed", "interrupted"})
 # nats-server keeps the order within a subscription only: what must be in order has to come by one.
-_FILTERS = ("prompt/#", "response/#", "bridge/state", "queue/state")
+FILTERS = ("prompt/#", "response/#", "bridge/state", "queue/state")
 _NOTED = frozenset({"status", "result", "output"})
 _AGAIN = 2.0
 """Seconds after which a command that was not answered is sent again."""
@@ -36,7 +37,9 @@ class Note:
 class Recorder:
     """`async with Recorder(port) as recorder`. A durable session at QoS 1: what it was owed while it was away comes."""
 
-    def __init__(self, port: int, *, base: str = "comfyui", name: str = "recorder") -> None:
+    def __init__(
+        self, port: int, *, base: str = "comfyui", name: str = "recorder", filters: Sequence[str] = FILTERS
+    ) -> None:
         self.base = base
         self.notes: list[Note] = []
         self.connects = 0
@@ -44,6 +47,7 @@ class Recorder:
         self.replies: dict[str, list[dict[str, Any]]] = {}
         """All answers by transaction."""
         self._port = port
+        self._filters = tuple(filters)
         self._news = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client = paho.Client(
@@ -54,6 +58,7 @@ class Recorder:
         )
         self._client.on_connect = self._on_connect
         self._client.on_message = self._on_message
+        self._client.on_socket_open = _without_delay
         self._client.reconnect_delay_set(1, 1)
         self._client.max_inflight_messages_set(1000)
 
@@ -130,7 +135,7 @@ class Recorder:
 
     def _on_connect(self, client: paho.Client, _userdata: object, _flags: object, reason: Any, _: object) -> None:
         if not reason.is_failure:
-            client.subscribe([(f"{self.base}/{one}", 1) for one in _FILTERS])
+            client.subscribe([(f"{self.base}/{one}", 1) for one in self._filters])
             self.connects += 1
             self._wake()
 
@@ -151,3 +156,8 @@ class Recorder:
     def _wake(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._news.set)
+
+
+def _without_delay(_client: object, _userdata: object, sock: Any) -> None:
+    """Have each packet leave at once: what is measured is the bridge."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
 from aiohttp import web
 from PIL import Image
 
@@ -48,26 +47,26 @@ async def web_server(handler: object) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-async def test_the_bytes_of_an_image_as_they_are(tmp_path: Path, broker_port: int, kind: str) -> None:
-    sent = picture(color="red", kind=kind)
+async def test_the_bytes_of_an_image_as_they_are(tmp_path: Path, broker_port: int) -> None:
     async with house(tmp_path, broker_port, loaded="img") as here:
-        await here.eye.done("update/image/10", sent)
-        prompt_id = await here.run()
-        assert loaded(here, prompt_id) == sent
-        # The graph inverts it: the picture that comes back was made from the one that was sent.
-        result = here.eye.last(f"prompt/{prompt_id}/result").json
-        (made,) = [one["n"] for one in result["outputs"] if one["node"] == "12"]
-        red, green, blue = color(here.eye.outputs(prompt_id)[made])
-        assert (red < 10, green > 245, blue > 245) == (True, True, True)
+        for kind in ("PNG", "JPEG", "WEBP"):
+            sent = picture(color="red", kind=kind)
+            await here.eye.done("update/image/10", sent)
+            prompt_id = await here.run()
+            assert loaded(here, prompt_id) == sent
+            # The graph inverts it: the picture that comes back was made from the one that was sent.
+            result = here.eye.last(f"prompt/{prompt_id}/result").json
+            (made,) = [one["n"] for one in result["outputs"] if one["node"] == "12"]
+            red, green, blue = color(here.eye.outputs(prompt_id)[made])
+            assert (red < 10, green > 245, blue > 245) == (True, True, True)
 
 
-@pytest.mark.parametrize("command", ["update/image", "update/image/source", "update/image/LoadImage"])
-async def test_bytes_without_a_node_or_by_its_name(tmp_path: Path, broker_port: int, command: str) -> None:
-    sent = picture(color="blue")
+async def test_bytes_without_a_node_or_by_its_name(tmp_path: Path, broker_port: int) -> None:
+    commands = {"update/image": "blue", "update/image/source": "red", "update/image/LoadImage": "white"}
     async with house(tmp_path, broker_port, loaded="img") as here:
-        await here.eye.done(command, sent)
-        assert loaded(here, await here.run()) == sent
+        for command, name in commands.items():
+            await here.eye.done(command, picture(color=name))
+            assert loaded(here, await here.run()) == picture(color=name)
 
 
 async def test_bytes_for_a_parameter_of_a_named_workflow(tmp_path: Path, broker_port: int) -> None:
@@ -192,7 +191,9 @@ async def test_an_image_that_is_not_told_right(tmp_path: Path, broker_port: int)
         await here.eye.refused(
             "update/image", {"node_id": 10, "filename": "a.png", "url": "http://x"}, "bad_payload", "filename", "url"
         )
-        await here.eye.refused("update/image", {"node_id": 10, "filename": "missing.png"}, "file_missing", "missing.png")
+        await here.eye.refused(
+            "update/image", {"node_id": 10, "filename": "missing.png"}, "file_missing", "missing.png"
+        )
         await here.eye.refused("update/image", {"node_id": 10, "base64": "%%%"}, "bad_value", "base64")
         await here.eye.refused("update/image", {"node_id": 10, "filename": "a.png", "mask": "x"}, "bad_payload", "mask")
         await here.eye.refused("update/image/10", b"", "bad_value", "empty")

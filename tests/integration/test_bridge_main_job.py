@@ -6,9 +6,9 @@ import asyncio
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx
-import pytest
 from PIL import Image
 
 from tests.support.bridge_process import House, house
@@ -112,10 +112,10 @@ async def test_each_waiting_job_says_queued_at_once(tmp_path: Path, broker_port:
         assert max(queued) < topics.index(f"prompt/{data['prompt_ids'][0]}/result")
 
 
-@pytest.mark.parametrize("payload", ["", "PRESS", "{}", None])
-async def test_queue_as_it_is_set(tmp_path: Path, broker_port: int, payload: str | None) -> None:
+async def test_queue_as_it_is_set(tmp_path: Path, broker_port: int) -> None:
     async with house(tmp_path, broker_port, loaded="plain") as here:
-        await here.run(payload)
+        for payload in ("", "PRESS", "{}", " \n", None):
+            await here.run(payload)
 
 
 async def test_values_for_this_run_only(tmp_path: Path, broker_port: int) -> None:
@@ -132,36 +132,35 @@ async def test_values_for_this_run_only(tmp_path: Path, broker_port: int) -> Non
         assert here.graph(later)["3"]["inputs"]["seed"] == 42
 
 
-@pytest.mark.parametrize(
-    ("command", "payload", "node_id"),
-    [
-        ("update/text", {"node_id": 6, "text": "X"}, "6"),
-        ("update/text", {"node_id": "6", "text": "X"}, "6"),
-        ("update/text", {"node": "Negative Prompt", "text": "X"}, "7"),
-        ("update/text", {"node": "negative", "text": "X"}, "7"),
-        ("update/text", {"text": "X"}, "6"),
-        ("update/text", "X", "6"),
-        ("update/text/6", "X", "6"),
-        ("update/text/negative-prompt", "X", "7"),
-        ("update/text/negative", "X", "7"),
-        ("update/text/7", '{"text": "as it is"}', "7"),
-        ("update/text/7", "", "7"),
-        ("workflow/fox/set/prompt", "X", "6"),
-        ("workflow/fox/set", {"prompt": "X"}, "6"),
-        ("update/values", {"6.text": "X"}, "6"),
-        ("update/values", {"Positive Prompt.text": "X"}, "6"),
-    ],
-)
-async def test_a_text_by_any_name(
-    tmp_path: Path, broker_port: int, command: str, payload: str | dict[str, str], node_id: str
-) -> None:
+BY_ANY_NAME: list[tuple[str, str | dict[str, Any], str]] = [
+    ("update/text", {"node_id": 6, "text": "X"}, "6"),
+    ("update/text", {"node_id": "6", "text": "X"}, "6"),
+    ("update/text", {"node": "Negative Prompt", "text": "X"}, "7"),
+    ("update/text", {"node": "negative", "text": "X"}, "7"),
+    ("update/text", {"text": "X"}, "6"),
+    ("update/text", "X", "6"),
+    ("update/text/6", "X", "6"),
+    ("update/text/negative-prompt", "X", "7"),
+    ("update/text/negative", "X", "7"),
+    ("update/text/7", '{"text": "as it is"}', "7"),
+    ("update/text/7", "", "7"),
+    ("workflow/fox/set/prompt", "X", "6"),
+    ("workflow/fox/set", {"prompt": "X"}, "6"),
+    ("update/values", {"6.text": "X"}, "6"),
+    ("update/values", {"Positive Prompt.text": "X"}, "6"),
+]
+
+
+async def test_a_text_by_any_name(tmp_path: Path, broker_port: int) -> None:
     async with house(tmp_path, broker_port, workflows={"fox": txt2img(steps=1)}) as here:
-        await here.eye.done(command, payload)
-        prompt_id = await here.run()
-        expected = "X" if isinstance(payload, dict) else payload
-        assert here.graph(prompt_id)[node_id]["inputs"]["text"] == expected
-        other = {"6": "7", "7": "6"}[node_id]
-        assert here.graph(prompt_id)[other]["inputs"]["text"] == txt2img()[other]["inputs"]["text"]
+        for command, payload, node_id in BY_ANY_NAME:
+            await here.eye.done("update/values", {"6.text": "was 6", "7.text": "was 7"})
+            await here.eye.done(command, payload)
+            graph = here.graph(await here.run())
+            expected = "X" if isinstance(payload, dict) else payload
+            other = {"6": "7", "7": "6"}[node_id]
+            assert graph[node_id]["inputs"]["text"] == expected, (command, payload)
+            assert graph[other]["inputs"]["text"] == f"was {other}", (command, payload)
 
 
 async def test_subgraph_nodes_classes_and_mappings(tmp_path: Path, broker_port: int) -> None:
@@ -183,14 +182,27 @@ async def test_subgraph_nodes_classes_and_mappings(tmp_path: Path, broker_port: 
             assert here.graph(prompt_id)["6"]["inputs"]["text"] == ["12:5", 0]
 
 
-@pytest.mark.parametrize(
-    "name", ["text", "value", "text_positive", "text_negative", "prompt", "system", "style", "style_name", "key", "url"]
-)
-async def test_a_text_goes_to_the_first_input_that_takes_one(tmp_path: Path, broker_port: int, name: str) -> None:
-    graph: Graph = {**plain(), "5": node("SomeAddOn", "Words", **{name: "old", "model": "other"})}
+async def test_a_text_goes_to_the_first_input_that_takes_one(tmp_path: Path, broker_port: int) -> None:
+    names = [
+        "text",
+        "value",
+        "text_positive",
+        "text_negative",
+        "prompt",
+        "system",
+        "style",
+        "style_name",
+        "key",
+        "url",
+        "model",
+    ]
+    graph: Graph = plain()
+    for at in range(len(names)):
+        graph[f"1{at}"] = node("SomeAddOn", **dict.fromkeys(reversed(names[at:]), "old"))
     async with house(tmp_path, broker_port, workflows={"fox": graph}) as here:
-        data = await here.eye.done("update/text/words", "new")
-        assert data["set"] == [{"node": "5", "input": name}]
+        for at, name in enumerate(names):
+            data = await here.eye.done(f"update/text/1{at}", "new")
+            assert data["set"] == [{"node": f"1{at}", "input": name}]
 
 
 async def test_load_makes_bare_commands_act_on_it(tmp_path: Path, broker_port: int) -> None:

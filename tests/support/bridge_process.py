@@ -1,7 +1,4 @@
-"""A whole bridge under test: in this process, or as a process of its own that can be killed.
-
-Run as a module it is such a process: `python -m tests.support.bridge_process SETTINGS.json`.
-"""
+"""A whole bridge under test: in this process, or as a process of its own that can be killed."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ import httpx
 
 from bridge import daemon, settings
 from bridge.testing import StandIn
-from tests.support.brokers import Mosquitto, free_port, until
+from tests.support.brokers import Mosquitto, free_port
 from tests.support.graphs import Graph, img2img, plain, sleep, story, txt2img
 from tests.support.mqtt_eye import PATIENCE, Eye, watching
 
@@ -59,6 +56,8 @@ class Plan:
             "mqtt": {"url": self.broker, "base_topic": self.base},
             "workflows": {"dir": str(directory)} | ({"loaded": self.loaded} if self.loaded else {}),
             "store": {"url": store},
+            "http": {"port": 0},
+            "relay": {"port": 0},
         }
         for section, keys in self.more.items():
             made[section] = {**made.get(section, {}), **keys}
@@ -133,13 +132,29 @@ class Process:
 
 
 class BridgeProcess(Process):
-    """The bridge as a process of its own."""
+    """The bridge as a process of its own: `comfy-bridge run`."""
 
     def __init__(self, plan: Plan) -> None:
         plan.folder.mkdir(parents=True, exist_ok=True)
-        file = plan.folder / f"{plan.base}.json"
-        file.write_text(json.dumps(plan.overrides()), encoding="utf-8")
-        super().__init__(plan.folder / f"{plan.base}.log", "-m", "tests.support.bridge_process", str(file))
+        file = plan.folder / f"{plan.base}.toml"
+        lines = []
+        for section, keys in plan.overrides().items():
+            # Strings, numbers and lists are written in TOML as in JSON.
+            lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+        file.write_text("\n".join(lines), encoding="utf-8")
+        super().__init__(plan.folder / f"{plan.base}.log", "-m", "bridge", "run", "--config", str(file))
+
+    async def up(self, eye: Eye) -> None:
+        """Start it, and wait until it says that it is there."""
+        before = len(eye.of("bridge/state"))
+        self.start()
+
+        def is_up() -> bool:
+            assert self.process
+            assert self.process.poll() is None, self.log.read_text(encoding="utf-8")
+            return any(one.payload == b"online" for one in eye.of("bridge/state")[before:])
+
+        await eye.until(is_up, what="the bridge's start")
 
 
 class ComfyProcess(Process):
@@ -177,7 +192,7 @@ class ComfyProcess(Process):
 
 
 @contextlib.contextmanager
-def ended(*processes: Process) -> Any:
+def ended(*processes: Process) -> Iterator[None]:
     """See to it that they are gone afterwards."""
     try:
         yield
@@ -260,10 +275,6 @@ async def house(
                 eye.check_prompts()
 
 
-async def eventually(condition: Callable[[], object], within: float = PATIENCE) -> None:
-    await until(condition, within)
-
-
 def start_mosquitto(folder: Path, **options: Any) -> Mosquitto:
     """Start a broker outside of any loop; `stop_mosquitto` ends it."""
     broker = Mosquitto(folder, **options)
@@ -273,18 +284,3 @@ def start_mosquitto(folder: Path, **options: Any) -> Mosquitto:
 
 def stop_mosquitto(broker: Mosquitto) -> None:
     asyncio.run(broker.kill())
-
-
-async def _main(file: str) -> None:
-    overrides = json.loads(Path(file).read_text(encoding="utf-8"))
-    task = asyncio.create_task(daemon.run(settings.load(environ={}, overrides=overrides)))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-
-
-if __name__ == "__main__":
-    import logging
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    asyncio.run(_main(sys.argv[1]))

@@ -132,7 +132,9 @@ class Eye:
         for prompt_id in self.prompt_ids():
             mine = self.below(f"prompt/{prompt_id}/")
             topics = [one.topic.split("/", 2)[2] for one in mine]
-            trace = f"{prompt_id}: {[t if t != 'status' else m.json['status'] for t, m in zip(topics, mine, strict=True)]}"
+            trace = (
+                f"{prompt_id}: {[t if t != 'status' else m.json['status'] for t, m in zip(topics, mine, strict=True)]}"
+            )
             assert topics[0] == "status", trace
             assert mine[0].json["status"] == "queued", trace
             finals = self.finals(prompt_id)

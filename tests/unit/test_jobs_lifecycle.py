@@ -448,7 +448,7 @@ def test_steps_weigh_more_than_plain_nodes() -> None:
 def test_texts_of_a_node_are_kept_as_often_as_they_stand() -> None:
     one = life()
     one.feed(protocol.Executed("p", "3", "3", {"text": ["same", "same"]}))
-    assert [entry["text"] for entry in one.texts] == ["same", "same"]  # defect 1
+    assert [entry["text"] for entry in one.texts] == ["same", "same"]
 
 
 def test_a_text_of_a_strangers_node_is_not_ours() -> None:

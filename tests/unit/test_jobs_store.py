@@ -211,7 +211,7 @@ async def test_pruning_leaves_the_media_of_jobs_that_wait(url: str, clock: Clock
         await opened.add([(job("a"), payload.dump())])
         clock.now += 8 * DAY
         await opened.prune(media_in_use=set())
-        assert await opened.media(sha256) == b"waited for"  # defect 3
+        assert await opened.media(sha256) == b"waited for"
 
 
 # The database
@@ -246,7 +246,7 @@ async def test_a_foreign_database_is_left_alone(tmp_path: Path, clock: Clock) ->
         async with store(f"sqlite:///{file}", clock):
             pass
     with sqlite3.connect(file) as db:
-        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("photos",)]  # defect 4
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("photos",)]
     db.close()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bridge.errors import FileMissing, InvalidGraph, IsLink, TooLarge, UiFormat, UnknownNode, UnknownWorkflow
-from bridge.library import MAX_BYTES, Library, build, with_object_info
+from bridge.library import MAX_BYTES, Library, build
 from tests.unit import workflow_graphs as graphs
 from tests.unit.workflow_graphs import recorded
 
@@ -219,7 +219,7 @@ def test_a_bad_answer_node_is_reported(good: Any) -> None:
 
 def test_object_info_gives_types_and_limits(good: Any) -> None:
     workflow, _ = build("fox", "fox.json", good, {"tries": "3.steps"})
-    known = with_object_info(workflow, recorded("l_http/object_info_samples.json"))
+    known, _ = build("fox", "fox.json", good, {"tries": "3.steps"}, recorded("l_http/object_info_samples.json"))
     tries = next(one for one in known.parameters if one.name == "tries")
     assert (tries.min, tries.max) == (1, 10000)
     assert known.graph is workflow.graph

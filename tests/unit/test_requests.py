@@ -96,8 +96,8 @@ def test_moments(moment: Any, seconds: float) -> None:
         (requests.Queue, {"count": 1.5}, "count: .*integer"),
         (requests.Queue, {"count": True}, "count: "),
         (requests.Queue, {"priority": 10**9}, "priority: .*1000000"),
-        (requests.Queue, {"values": []}, "values: "),
-        (requests.Queue, {"values": "x"}, "values: "),
+        (requests.Queue, {"values": "x"}, "^values: "),  # defect 19
+        (requests.Queue, {"values": [3]}, "^values"),
         (requests.Queue, {"expires_at": "tomorrow"}, "expires_at: must be a time in ISO 8601"),
         (requests.Queue, {"expires_at": True}, "expires_at: must be a time"),
         (requests.Queue, {"expires_at": {}}, "expires_at: must be a time"),

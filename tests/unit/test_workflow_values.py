@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from bridge.errors import BadValue, BridgeError, IsLink, NoSuchInput, UnknownNode, UnknownParameter
 from bridge.workflow.graph import Graph, Target, is_link
+from bridge.workflow.kinds import RANDOM
 from bridge.workflow.parameters import Parameter, derive
-from bridge.workflow.values import RANDOM, apply, assign, check, image_targets, is_seed, resolve, text_targets
+from bridge.workflow.values import apply, assign, check, image_targets, is_seed, resolve, text_targets
 from tests.unit import workflow_graphs as graphs
 from tests.unit.workflow_graphs import graph_of, node
 

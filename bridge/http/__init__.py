@@ -1,0 +1,1 @@
+"""The HTTP face: REST, server-sent events, the websocket relay, metrics."""

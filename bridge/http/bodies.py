@@ -1,0 +1,152 @@
+"""What a request says: JSON, msgpack or a form, and the options in its address."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from bridge.errors import BadPayload, BadValue
+
+LONGEST_WAIT = 3600.0
+IMAGE_WAIT = 300.0
+"""Seconds that a request for the picture itself waits where it does not say how long."""
+_FIELDS = 1_000
+_YES = frozenset({"1", "true", "yes", "on", ""})
+_NO = frozenset({"0", "false", "no", "off"})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How an answer is wanted. wait: seconds, None for at once; image: the picture itself."""
+
+    wait: float | None
+    base64: bool = False
+    image: bool = False
+
+
+def options(request: Request, document: dict[str, Any] | None = None) -> Options:
+    """Read `wait` and `base64`, out of the address or out of the body (they are taken from it), and `Accept`."""
+    asked: dict[str, Any] = {}
+    for name in ("wait", "base64"):
+        if document is not None and name in document:
+            asked[name] = document.pop(name)
+        if name in request.query_params:
+            asked[name] = request.query_params[name]
+    image = wants_image(request.headers.get("accept", ""))
+    wait = _seconds(asked["wait"]) if "wait" in asked else None
+    if image and wait is None:
+        wait = IMAGE_WAIT
+    return Options(wait, flag("base64", asked.get("base64", False)), image)
+
+
+def wants_image(accept: str) -> bool:
+    """Tell whether an `Accept` names images and not JSON before them."""
+    for part in accept.split(","):
+        kind = part.partition(";")[0].strip().lower()
+        if kind.startswith("image/"):
+            return True
+        if kind in {"application/json", "*/*", "text/html", "application/*"}:
+            return False
+    return False
+
+
+def flag(name: str, value: object) -> bool:
+    """Read a switch. Raises BadValue."""
+    word = str(value).strip().lower()
+    if word in _YES:
+        return True
+    if word in _NO:
+        return False
+    raise BadValue(f"{name} must be 1 or 0")
+
+
+def _seconds(value: object) -> float:
+    try:
+        seconds = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds <= LONGEST_WAIT:
+        raise BadValue(f"wait must be seconds, from 0 to {LONGEST_WAIT:g}")
+    return seconds
+
+
+def is_form(request: Request) -> bool:
+    """Tell whether the body is a form with files."""
+    return _type(request) == "multipart/form-data"
+
+
+async def document(request: Request) -> dict[str, Any]:
+    """Read a JSON object (msgpack where the content type says so); nothing stands for `{}`. Raises BadPayload."""
+    data = await request.body()
+    if not data.strip():
+        return {}
+    value = _unpacked(data) if _type(request) in {"application/msgpack", "application/x-msgpack"} else parse_json(data)
+    if not isinstance(value, dict):
+        raise BadPayload("the body must be a JSON object")
+    return value
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Parse JSON. Raises BadPayload."""
+    try:
+        text = data.removeprefix(codecs.BOM_UTF8).decode() if isinstance(data, bytes) else data
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # half of a surrogate pair is no text that could be stored or sent
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadPayload("the body has a text that ends within a character (half a surrogate pair)") from None
+    except UnicodeDecodeError:
+        raise BadPayload("the body is not text in UTF-8") from None
+    except RecursionError:
+        raise BadPayload("the body is nested too deep") from None
+    except ValueError as error:
+        raise BadPayload(f"the body is not JSON: {error}") from None
+    return value
+
+
+async def form(request: Request, *, fields: Collection[str], max_bytes: int) -> dict[str, Any]:
+    """Read a form as the JSON object that it stands for: `fields` are its own, the rest goes into `values`.
+
+    A file becomes bytes, a field `values` is JSON. Raises BadPayload.
+    """
+    made: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    try:
+        async with request.form(max_files=_FIELDS, max_fields=_FIELDS, max_part_size=max_bytes) as parts:
+            for name, part in parts.multi_items():
+                if name in values or name in made:
+                    raise BadPayload(f"{name} is in the form twice")
+                if isinstance(part, UploadFile):
+                    values[name] = await part.read()
+                elif name == "values":
+                    made[name] = parse_json(part or "{}")
+                elif name in fields:
+                    made[name] = part
+                else:
+                    values[name] = part
+    except HTTPException as error:
+        raise BadPayload(f"the form cannot be read: {error.detail}") from None
+    given = made.pop("values", {})
+    if not isinstance(given, dict):
+        raise BadPayload("values must be a JSON object")
+    return {**made, "values": {**given, **values}}
+
+
+def _type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _unpacked(data: bytes) -> Any:
+    try:
+        return msgpack.unpackb(data, strict_map_key=True)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise BadPayload(f"the body is not msgpack: {str(error) or type(error).__name__}") from None

@@ -1,0 +1,148 @@
+"""The bridge and its workflows as devices of Home Assistant: announced, kept up to date, and removed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bridge import __version__, events
+from bridge.core import Core
+from bridge.jobs.store import Store
+from bridge.mqtt.discovery import Components, Discovery, with_removals
+from bridge.mqtt.message import Message
+from bridge.mqtt.publisher import Publisher
+from bridge.mqtt.topics import Topics
+from bridge.settings import HomeAssistantSettings
+
+logger = logging.getLogger(__name__)
+
+_FACT = "homeassistant"
+_SETTLE = 1.0
+"""Seconds from a change to its announcement: Home Assistant may lose part of one that follows another at once."""
+_PATIENCE = 10.0
+"""Seconds that a workflow which was never announced waits for a ComfyUI, which tells the choices of its parameters."""
+_AFTER_BIRTH = (0.5, 2.5)
+"""Seconds, drawn at random: not every device of the house answers Home Assistant's start at the same moment."""
+_BORN = b"online"
+
+
+class HomeAssistant:
+    """Keeps the discovery documents right, while `homeassistant.discovery` is on.
+
+    `start` first, then `listen` to the hub and `receive` what comes on `subscriptions`. The publisher holds the
+    documents as it holds all that is retained: it publishes them after each connect, and clears those that are not
+    among `topics` any more.
+    """
+
+    def __init__(
+        self, core: Core, store: Store, topics: Topics, settings: HomeAssistantSettings, publisher: Publisher
+    ) -> None:
+        self._core = core
+        self._store = store
+        self._settings = settings
+        self._publisher = publisher
+        self._discovery = Discovery(topics, prefix=settings.prefix, version=__version__)
+        self._announced: dict[str, Components] = {}
+        """The components of each device by its topic, with those that were removed: kept over restarts."""
+        self._patient = True
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    @property
+    def subscriptions(self) -> tuple[str, ...]:
+        """The topics to listen to."""
+        return (self._discovery.birth,) if self._settings.discovery else ()
+
+    def topics(self) -> set[str]:
+        """Return the topics on which something is, or may stay, announced.
+
+        A workflow whose file cannot be used stays: it may come back with the next look at it, or with ComfyUI.
+        """
+        if not self._settings.discovery:
+            return set()
+        known = self._core.workflows()
+        names = {one["name"] for one in known["workflows"]} | {one.get("workflow") for one in known["problems"]}
+        return {self._discovery.topic(), *(self._discovery.topic(name) for name in names if name)}
+
+    async def start(self) -> None:
+        """Announce what there is."""
+        announced = await self._store.fact(_FACT, {})
+        if self._settings.discovery:
+            self._announced = announced
+            self._later("patience", _PATIENCE, self._lose_patience)
+            self._announce()
+        elif announced:
+            await self._store.set_fact(_FACT, {})
+
+    def close(self) -> None:
+        """Forget what was to be done later."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def listen(self, event: events.Event) -> None:
+        """Take an event of the hub."""
+        if isinstance(event, events.WorkflowsChanged) and self._settings.discovery:
+            self._later("announce", _SETTLE, self._announce)
+
+    def receive(self, message: Message) -> bool:
+        """Take a message; whether it was one of Home Assistant's. It may well be retained."""
+        if message.topic not in self.subscriptions:
+            return False
+        if message.payload.strip() == _BORN:
+            self._later("birth", random.uniform(*_AFTER_BIRTH), self._repeat)  # noqa: S311  no secret
+        return True
+
+    def _announce(self) -> None:
+        announced: dict[str, Components] = {}
+        for topic, document in self._documents().items():
+            components = with_removals(document["components"], self._announced.get(topic, {}))
+            self._publisher.retain(topic, {**document, "components": components})
+            announced[topic] = components
+        kept = self.topics()
+        announced = {topic: one for topic, one in self._announced.items() if topic in kept} | announced
+        if announced != self._announced:
+            self._announced = announced
+            self._store.set_fact(_FACT, announced).add_done_callback(_log_failure)
+
+    def _documents(self) -> dict[str, Mapping[str, Any]]:
+        """Return the documents by their topics; the bridge's first, since the others refer to it."""
+        core, discovery = self._core, self._discovery
+        names = core.workflow_names()
+        documents: dict[str, Mapping[str, Any]] = {discovery.topic(): discovery.bridge(core.backend_names(), names)}
+        knows_nodes = core.knows_nodes()
+        for described in core.workflows()["workflows"]:
+            topic = discovery.topic(described["name"])
+            before = self._announced.get(topic)
+            if knows_nodes:
+                documents[topic] = discovery.workflow(described)
+            elif before is not None or not self._patient:
+                documents[topic] = discovery.workflow(described, before)
+        return documents
+
+    def _lose_patience(self) -> None:
+        self._patient = False
+        self._announce()
+
+    def _repeat(self) -> None:
+        logger.debug("Home Assistant has started: everything is announced again")
+        self._publisher.repeat(self._announced)
+
+    def _later(self, name: str, seconds: float, do: Callable[[], None]) -> None:
+        """Do something in so many seconds, once for all calls until then."""
+        if name in self._timers:
+            return
+
+        def due() -> None:
+            del self._timers[name]
+            do()
+
+        self._timers[name] = asyncio.get_running_loop().call_later(seconds, due)
+
+
+def _log_failure(future: asyncio.Future[None]) -> None:
+    error = None if future.cancelled() else future.exception()
+    if error is not None:
+        logger.error("%s", error)

@@ -1,0 +1,1 @@
+"""Ideas become prompts: what a writer is asked and answers, and the writers."""

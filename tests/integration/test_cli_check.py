@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from bridge.testing import StandIn
+from tests.integration.cli_processes import Done, run
+from tests.support.bridge_process import Plan, house
+from tests.support.brokers import free_port, mosquitto, nats
+from tests.support.graphs import node, txt2img
+from tests.support.web import serving
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def options(plan: Plan) -> tuple[str, ...]:
+    plan.overrides()
+    return (
+        *("--mqtt-url", plan.broker, "--base-topic", plan.base, "--comfyui-url", plan.comfy),
+        *("--workflows", str(plan.folder / "workflows"), "--store-url", f"sqlite:///{plan.folder / 'check.db'}"),
+    )
+
+
+def lines(done: Done, part: str) -> list[str]:
+    return [line for line in done.out.splitlines() if line.split()[1] == part]
+
+
+async def test_all_is_well_beside_a_running_bridge_which_is_not_disturbed(tmp_path: Path, broker_port: int) -> None:
+    async with house(tmp_path, broker_port) as made:
+        before = len(made.eye.of("bridge/state"))
+        done = await run(tmp_path, "check", *options(made.plan))
+        assert done.code == 0, done
+        assert "FAIL" not in done.out
+        assert "MQTT 5" in done.out
+        assert "0.3.64" in done.out
+        assert [line for line in lines(done, "workflow") if line.startswith("ok")]
+        assert len(made.eye.of("bridge/state")) == before
+        assert made.eye.below("response/") == []
+        assert not [one for one in made.eye.below("bridge/check") if one.retain]
+        await made.run(workflow="fox")
+    assert not (tmp_path / "check.db").exists()
+
+
+async def test_everything_is_away(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, f"mqtt://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}")
+    done = await run(tmp_path, "check", *options(plan))
+    assert done.code == 1
+    assert lines(done, "broker")[0].startswith("FAIL")
+    assert "connection refused" in lines(done, "broker")[0]
+    assert lines(done, "ComfyUI")[0].startswith("FAIL")
+    assert all(line.startswith("ok") for line in [*lines(done, "workflow"), *lines(done, "store")])
+
+
+async def test_what_is_wrong_with_workflows(tmp_path: Path, broker_port: int) -> None:
+    lacking = txt2img()
+    lacking["4"]["inputs"]["ckpt_name"] = "mine.safetensors"
+    workflows = {
+        "good": txt2img(),
+        "lacking": lacking,
+        "fancy": {"1": node("FancyNode")},
+        "broken": "{",
+        "ui": json.dumps({"nodes": [], "links": []}),
+    }
+    async with StandIn(data=tmp_path / "comfy") as comfy:
+        plan = Plan(tmp_path, f"mqtt://127.0.0.1:{broker_port}", comfy.url, workflows=workflows)
+        done = await run(tmp_path, "check", *options(plan))
+        assert done.code == 0, done
+        told = {line.split()[2].rstrip(":"): line for line in lines(done, "workflow")}
+        assert told["good"].startswith("ok")
+        assert "mine.safetensors is missing" in told["lacking"]
+        assert "FancyNode is unknown" in told["fancy"]
+        assert "not JSON" in told["broken.json"]
+        assert "Export (API)" in told["ui.json"]
+        done = await run(tmp_path, "check", *options(plan), "-o", "workflows.loaded=ui")
+        assert done.code == 1
+        assert "workflows.loaded" in done.out
+
+
+async def test_a_user_who_may_not_publish(tmp_path: Path) -> None:
+    access = tmp_path / "acl"
+    access.write_text("user me\ntopic read comfyui/#\n", encoding="utf-8")
+    async with (
+        mosquitto(tmp_path / "mosquitto", password=("me", "secret"), lines=[f"acl_file {access}"]) as broker,
+        StandIn(data=tmp_path / "comfy") as comfy,
+    ):
+        plan = Plan(tmp_path, broker.url, comfy.url, base="comfyui")
+        done = await run(tmp_path, "check", *options(plan))
+        assert done.code == 1
+        assert "mqtt.username" in lines(done, "broker")[0]
+        for version in ("5", "3.1.1"):
+            more = {"BRIDGE_MQTT__USERNAME": "me", "BRIDGE_MQTT__PASSWORD": "secret", "BRIDGE_MQTT__PROTOCOL": version}
+            done = await run(tmp_path, "check", *options(plan), **more)
+            assert done.code == 1
+            ok, failed = lines(done, "broker")
+            assert ok.startswith("ok")
+            assert f"MQTT {version}" in ok
+            assert "access list" in failed
+
+
+async def test_a_broker_of_3_1_1_and_the_built_in_one(tmp_path: Path) -> None:
+    port = free_port()
+    async with StandIn(data=tmp_path / "comfy") as comfy:
+        plan = Plan(tmp_path, "embedded", comfy.url)
+        embedded = (*options(plan), "-o", f"mqtt.embedded_port={port}")
+        done = await run(tmp_path, "check", *embedded)
+        assert done.code == 0, done
+        assert "will be started" in lines(done, "broker")[0]
+        async with nats(tmp_path / "nats", port=port):
+            done = await run(tmp_path, "check", *embedded)
+            assert done.code == 0, done
+            assert "MQTT 3.1.1" in done.out
+
+
+async def test_a_server_that_is_no_comfyui(tmp_path: Path, broker_port: int) -> None:
+    async def hello(_: web.Request) -> web.StreamResponse:
+        return web.Response(text="hello")
+
+    async with serving(hello) as server:
+        plan = Plan(tmp_path, f"mqtt://127.0.0.1:{broker_port}", server.url(""))
+        done = await run(tmp_path, "check", *options(plan))
+    assert done.code == 1
+    assert "does not look like ComfyUI" in lines(done, "ComfyUI")[0]
+
+
+async def test_a_store_that_cannot_be_used(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, f"mqtt://127.0.0.1:{free_port()}", "http://127.0.0.1:1")
+    (tmp_path / "check.db").write_bytes(b"this is no database, whatever its name says" * 100)
+    done = await run(tmp_path, "check", *options(plan))
+    assert lines(done, "store")[0].startswith("FAIL")
+    (tmp_path / "file").write_bytes(b"")
+    done = await run(tmp_path, "check", *options(plan), "--store-url", "sqlite:///file/x.db")
+    assert lines(done, "store")[0].startswith("FAIL")
+
+
+async def test_wrong_settings_are_a_line(tmp_path: Path) -> None:
+    done = await run(tmp_path, "check", "-o", "mqtt.urll=x", "-o", "jobs.attempts=0")
+    assert done.code == 1
+    assert len(lines(done, "settings")) == 2
+    assert "did you mean 'url'" in done.out
