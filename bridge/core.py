@@ -10,33 +10,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bridge import __version__, errors, events, requests
 from bridge.batches import Batches
+from bridge.chains import Chains
 from bridge.jobs.lookup import Lookup
-from bridge.jobs.model import Job, Output, Payload, iso
+from bridge.jobs.model import Output, Payload, iso
+from bridge.jobs.reporter import Reporter
 from bridge.jobs.runner import Runner
 from bridge.jobs.store import Store
 from bridge.library import Library
 from bridge.media.sources import Media
+from bridge.orders import Orders
+from bridge.prompts import Prompts
 from bridge.settings import Settings
-from bridge.transactions import Transactions, accepted
-from bridge.values import CurrentValues, Values
-from bridge.workflow.graph import Target, read_graph
-from bridge.workflow.kinds import MEDIA_TYPES, RANDOM
-from bridge.workflow.parameters import Parameter
-from bridge.workflow.values import is_seed, named_parameter
+from bridge.shelf import Shelf
+from bridge.transactions import Transactions
+from bridge.values import CurrentValues
+from bridge.workflow.graph import Target
+from bridge.workflow.kinds import MEDIA_TYPES
+from bridge.workflow.values import named_parameter
 from bridge.workflow.workflow import Workflow
 
 logger = logging.getLogger(__name__)
 
 _STORE_PATIENCE = 2.0
+_FREEING = 1.0
+"""Seconds that ComfyUI has to unload its models before a prompt writer loads its own."""
 QUEUE_SHOWN = 100
 """How many waiting jobs `queue/state` lists."""
 # Every program can write numbers up to this one exactly; half of them lose digits above 2^53.
@@ -66,17 +70,20 @@ class Core:
     ) -> None:
         self._settings = settings
         self._store = store
-        self._library = library
         self._runner = runner
         self._hub = hub
         self._clock = clock
         self._media = Media(settings, store, runner.pool.file_exists)
         self._values = CurrentValues(store, hub, self._media)
-        self._wanted: str | None = None
-        self._reading = asyncio.Lock()
+        self._shelf = Shelf(settings, library)
         self._lookup = Lookup(store, runner, max_bytes=settings.media.max_output)
         self._queueing: list[_Ticket] = []
         self._batches = Batches(store, hub)
+        self._orders = Orders(runner, self._values, self._batches, self._lookup, self.workflow, clock=clock)
+        report = Reporter(store, hub, clock=clock, max_output=settings.media.max_output)
+        self._chains = self._orders.chains = Chains(store, hub, report, self._orders, clock=clock)
+        self.prompts = Prompts(settings, store, hub, self)
+        """Ideas that become prompts."""
         self._started_at = clock()
         self.transactions = Transactions(store, clock=clock)
         self.health_parts: dict[str, Callable[[], Mapping[str, Any]]] = {}
@@ -90,99 +97,61 @@ class Core:
         await self._lookup.load()
         await self._batches.load()
         self._runner.on_object_info = self._learn_object_info
-        self._wanted = self._settings.workflows.loaded or await self._store.fact("loaded")
-        await self._read_workflows()
+        self._shelf.wanted = self._settings.workflows.loaded or await self._store.fact("loaded")
+        await self._shelf.read()
         await self._values.load()
-        if not self._library.workflows:
-            logger.warning("there are no workflows in %s", self._library.directory)
+        await self.prompts.load()
+        if not self._shelf.workflows:
+            logger.warning("there are no workflows in %s", self._settings.workflows.dir)
 
     # Workflows
 
     async def load(self, request: requests.Load) -> dict[str, Any]:
         """Make a workflow the one that bare commands act on."""
-        workflow = self.workflow(request.workflow)
-        if workflow.name != self._wanted:
-            self._wanted = workflow.name
-            self._library.remap(self._mappings())  # the plain node_mappings are for the loaded one
+        before = self._shelf.wanted
+        workflow = self._shelf.load(request.workflow)
+        if workflow.name != before:
             self._hub.publish(events.WorkflowsChanged())
             await self._store.set_fact("loaded", workflow.name)
         return {"workflow": workflow.name}
 
     async def reload(self) -> dict[str, Any]:
         """Read the files of the workflows again."""
-        await self._read_workflows()
+        await self._shelf.read()
         self._hub.publish(events.WorkflowsChanged())
-        return {"workflows": list(self._library.names()), "problems": self._problems()}
+        return {"workflows": list(self._shelf.workflows), "problems": self._problems()}
 
     def workflow(self, name: str | None = None) -> Workflow:
         """Return a workflow, or the loaded one. Raises UnknownWorkflow, or what keeps its file from being used."""
-        name = name or self._loaded
-        if name is None:
-            raise errors.UnknownWorkflow(f"no workflow is loaded: {self._library.directory} holds none")
-        return self._library.get(name)
+        return self._shelf.get(name)
 
     def workflows(self) -> dict[str, Any]:
         """Return `bridge/workflows`: every workflow with its parameters and outputs."""
         return {
-            "loaded": self._loaded,
-            "workflows": [workflow.to_json() for workflow in self._library.workflows.values()],
+            "loaded": self._shelf.loaded,
+            "workflows": [workflow.to_json() for workflow in self._shelf.workflows.values()],
             "problems": self._problems(),
         }
 
     def workflow_names(self) -> tuple[str, ...]:
         """Return the names of all workflows."""
-        return self._library.names()
+        return tuple(self._shelf.workflows)
+
+    def has_file(self, name: str) -> bool:
+        """Tell whether there is a workflow of that name, even if nothing can be made of its file just now."""
+        return self._shelf.has_file(name)
 
     async def refresh(self) -> None:
         """Take up what changed in the folder of the workflows, and say so; nothing when nothing did."""
-        before, problems = dict(self._library.workflows), set(self._said())
-        async with self._reading:
-            await asyncio.to_thread(self._library.load)
-        self._library.remap(self._mappings())
-        now = dict(self._library.workflows)
-        for path, message in self._said():
-            if (path, message) not in problems:
-                logger.warning("the workflow %s: %s", path, message)
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                what = "is new" if name not in before else "is gone" if name not in now else "has changed"
-                logger.info("the workflow %s %s", name, what)
-        if before != now or problems != set(self._said()):
+        if await self._shelf.refresh():
             self._hub.publish(events.WorkflowsChanged())
 
-    def _said(self) -> list[tuple[str, str]]:
-        return [(problem.path, problem.error.message) for problem in self._library.problems]
-
     def _learn_object_info(self, object_info: Mapping[str, Any]) -> None:
-        self._library.learn(object_info)
+        self._shelf.learn(object_info)
         self._hub.publish(events.WorkflowsChanged())
 
-    @property
-    def _loaded(self) -> str | None:
-        """The loaded workflow: the wanted one, or the first by name while that is not there."""
-        if self._wanted in self._library.workflows:
-            return self._wanted
-        first = self._library.default()
-        return None if first is None else first.name
-
-    def _mappings(self) -> dict[str, dict[str, str]]:
-        loaded = self._loaded
-        names = {key for key, value in self._settings.node_mappings.items() if isinstance(value, dict)}
-        if loaded is not None:
-            names.add(loaded)
-        return {name: self._settings.mappings_for(name, loaded=name == loaded) for name in names}
-
-    async def _read_workflows(self) -> None:
-        async with self._reading:
-            await asyncio.to_thread(self._library.load)
-        self._library.remap(self._mappings())
-        for problem in self._library.problems:
-            logger.warning("the workflow %s: %s", problem.path, problem.error.message)
-        if self._wanted is not None and self._wanted != self._loaded:
-            logger.warning("the workflow %s, which was to be loaded, is not there", self._wanted)
-
     def _problems(self) -> list[dict[str, Any]]:
-        return [{"path": problem.path, "error": problem.error.to_json()} for problem in self._library.problems]
+        return [{"path": problem.path, "error": problem.error.to_json()} for problem in self._shelf.problems]
 
     # Values
 
@@ -262,120 +231,49 @@ class Core:
         ticket = _Ticket(found.name)
         self._queueing.append(ticket)
         try:
-            data = await self._queue(found, request, assigned, len(runs), transaction)
+            state = self._values.of(found).snapshot()
+            data = await self._orders.queue(found, request, assigned, state, len(runs), transaction)
         finally:
             self._queueing.remove(ticket)
         if ticket.interrupted:
             for job_id in data["prompt_ids"]:
                 with contextlib.suppress(errors.AlreadyOver):
-                    await self._runner.interrupt(job_id)
+                    await self._interrupt(job_id)
         return data
-
-    async def _queue(
-        self,
-        found: Workflow,
-        request: requests.Queue,
-        assigned: list[tuple[Values, dict[Target, Any]]],
-        runs: int,
-        transaction: tuple[str, str] | None,
-    ) -> dict[str, Any]:
-        now = self._clock()
-        state = self._values.of(found).snapshot()
-        batch_id = str(uuid.uuid4()) if runs > 1 else None
-        each: list[tuple[Values, set[Target]]] = []
-        for plain, sources in assigned:
-            images = await self._values.resolve(found, sources, state)
-            values = self._values.fitting(found, {**await state.settled(), **plain, **images})
-            each.append((values, set(plain)))
-        jobs = []
-        for number in range(runs):
-            counted = len(each) == 1  # `count` counts seeds up; a list and a grid say what they want
-            values, given = each[0] if counted else each[number]
-            job_values = self._drawn(found, values, step=number if counted else 0, given=given)
-            job = Job(
-                id=str(uuid.uuid4()),
-                workflow=found.name,
-                values=found.shown(job_values),
-                created_at=now,
-                priority=request.priority,
-                expires_at=request.expires_at,
-                batch_id=batch_id,
-                transaction=transaction,
-            )
-            jobs.append((job, await found.instantiate(job_values)))
-        if batch_id is not None:
-            self._batches.add([job for job, _ in jobs])
-        try:
-            await self._runner.accept(jobs)
-        except errors.BridgeError:
-            self._batches.drop(batch_id)
-            raise
-        return accepted([job for job, _ in jobs])
-
-    def _drawn(self, workflow: Workflow, values: Values, *, step: int, given: set[Target]) -> Values:
-        """Return the values of one run: random seeds drawn, others counted up by `step` unless they were given."""
-        drawn = dict(values)
-        for parameter in workflow.parameters:
-            if not is_seed(parameter) or not parameter.targets:
-                continue
-            value = drawn.get(parameter.targets[0], parameter.default)
-            if value == RANDOM:
-                value = _draw(parameter)
-            elif step and not given & set(parameter.targets) and isinstance(value, int):
-                value = (value + step) % (int(parameter.max or 2**64 - 1) + 1)
-            else:
-                continue
-            drawn.update(dict.fromkeys(parameter.targets, value))
-        # A seed that is no parameter, set by hand to "random".
-        for target, value in drawn.items():
-            if value == RANDOM and isinstance(workflow.literal(target), int):
-                drawn[target] = _draw(None)
-        return drawn
-
-    async def sample(self, name: str) -> Payload:
-        """Return what a run of a workflow with nothing set would be, to warm a backend up."""
-        found = self.workflow(name)
-        return await found.instantiate(self._drawn(found, {}, step=0, given=set()))
-
-    async def interrupt(self, request: requests.Interrupt, *, workflow: str | None = None) -> dict[str, Any]:
-        """End jobs: one, those of a batch or of a workflow, or all of this bridge."""
-        if request.prompt_id is not None:
-            job_id = self._lookup.resolve(request.prompt_id)
-            await self._runner.interrupt(job_id)
-            return {"prompt_ids": [job_id]}
-        workflow = None if workflow is None else self.workflow(workflow).name
-        for ticket in self._queueing:
-            if request.batch_id is None and workflow in {None, ticket.workflow}:
-                ticket.interrupted = True
-        ids = self._runner.interrupt_all(batch_id=request.batch_id, workflow=workflow)
-        if request.batch_id is not None and not ids:
-            raise errors.UnknownPrompt(f"there is no batch {request.batch_id!r} with jobs that wait or run")
-        return {"prompt_ids": ids}
 
     async def run_graph(
         self, request: requests.RunGraph, *, transaction: tuple[str, str] | None = None
     ) -> dict[str, Any]:
         """Run a whole graph, of no workflow, as it is; the answer names the job. `transaction` as for `queue`."""
-        if request.deliver is not None:
-            raise errors.Unsupported("deliver is not supported yet")
-        graph = read_graph(request.prompt, where="prompt")
-        now = self._clock()
-        if request.expires_at is not None and request.expires_at <= now:
-            raise errors.Expired(f"expires_at is {iso(request.expires_at)}, which is over")
-        job = Job(
-            id=str(uuid.uuid4()),
-            workflow=None,
-            values={},
-            created_at=now,
-            priority=request.priority,
-            expires_at=request.expires_at,
-            transaction=transaction,
-            alias=request.id,
-        )
-        await self._runner.accept([(job, Payload(graph))])
-        if request.id is not None:
-            self._lookup.name(request.id, job.id)
-        return accepted([job])
+        return await self._orders.run_graph(request, transaction=transaction)
+
+    async def sample(self, name: str) -> Payload:
+        """Return what a run of a workflow with nothing set would be, to warm a backend up."""
+        return await self._orders.sample(name)
+
+    async def interrupt(self, request: requests.Interrupt, *, workflow: str | None = None) -> dict[str, Any]:
+        """End jobs: one, those of a batch or of a workflow, or all of this bridge."""
+        if request.prompt_id is not None:
+            job_id = self._lookup.resolve(request.prompt_id)
+            await self._interrupt(job_id)
+            return {"prompt_ids": [job_id]}
+        if request.batch_id is not None and await self._chains.interrupt(request.batch_id):
+            return {"prompt_ids": [request.batch_id]}
+        workflow = None if workflow is None else self.workflow(workflow).name
+        for ticket in self._queueing:
+            if request.batch_id is None and workflow in {None, ticket.workflow}:
+                ticket.interrupted = True
+        chains = self._chains.ids(workflow) if request.batch_id is None else []
+        for chain_id in chains:
+            await self._chains.interrupt(chain_id)
+        ids = chains + self._runner.interrupt_all(batch_id=request.batch_id, workflow=workflow)
+        if request.batch_id is not None and not ids:
+            raise errors.UnknownPrompt(f"there is no batch {request.batch_id!r} with jobs that wait or run")
+        return {"prompt_ids": ids}
+
+    async def _interrupt(self, job_id: str) -> None:
+        if not await self._chains.interrupt(job_id):
+            await self._runner.interrupt(job_id)
 
     async def job(self, request: requests.JobRequest) -> dict[str, Any]:
         """Return one job, ended or not; a name that its caller chose stands for its id."""
@@ -398,12 +296,62 @@ class Core:
         """Return `queue/state`."""
         return self._runner.queue_document(QUEUE_SHOWN)
 
+    # Prompts (`self.prompts` has the rest)
+
+    async def generate_prompt(self, request: requests.WritePrompt, *, image: bytes | None = None) -> dict[str, Any]:
+        """Have a prompt written and return the result, as `ollama/result` has it. Raises as `Prompts.generate`."""
+        return await self.prompts.generate(request, image=image)
+
+    def check_then(self, request: requests.Then) -> tuple[str, bool]:
+        """Check the run that a prompt which has yet to be written is for.
+
+        Returns the workflow's name and whether it takes a negative prompt. Raises what `queue` would raise.
+        """
+        found = self.workflow(request.workflow)
+        if named_parameter(found.parameters, "prompt") is None:
+            raise errors.UnknownParameter(
+                f"then: the workflow {found.name} has no parameter prompt that what is written could go to; "
+                "name one in node_mappings"
+            )
+        self._values.assignments(found, {**request.values, "prompt": "a prompt"})
+        return found.name, named_parameter(found.parameters, "negative") is not None
+
+    async def free_for_writer(self) -> None:
+        """Have every ComfyUI leave its memory to a prompt writer, and give it a moment to do so."""
+        before = await self._free_memory()
+        await self.free(requests.Free())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FREEING):
+                while await self._free_memory() <= before:  # noqa: ASYNC110  ComfyUI has no event for it
+                    await asyncio.sleep(_FREEING / 10)
+
+    async def _free_memory(self) -> int:
+        """Return how many bytes of the devices of all backends are free."""
+        devices = [one for backend in (await self._runner.pool.health()).values() for one in backend.get("devices", ())]
+        return sum(one["vram_free"] for one in devices if isinstance(one["vram_free"], int))
+
     # The bridge itself
 
     @property
     def listener(self) -> events.Listener:
         """What the core itself has to hear of the hub."""
-        return self._batches.listen
+        return self._listen
+
+    def _listen(self, event: events.Event) -> None:
+        self._batches.listen(event)
+        self._chains.listen(event)
+
+    async def drive(self) -> None:
+        """Go on with the chains of the last run, and drive them until cancelled."""
+        await self._chains.load()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self._chains.close()
+
+    def knows_nodes(self) -> bool:
+        """Tell whether some backend has told its nodes: types, limits and choices of parameters come from there."""
+        return any(backend.catalogue is not None for backend in self._runner.pool.backends)
 
     def online(self) -> bool:
         """Tell whether some backend is there."""
@@ -489,11 +437,6 @@ class Core:
 def _distinct(runs: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the values of each run; of `count` runs, which share theirs, just once."""
     return runs[:1] if all(values is runs[0] for values in runs) else runs
-
-
-def _draw(parameter: Parameter | None) -> int:
-    limit = _SEEDS if parameter is None or parameter.max is None else min(_SEEDS, int(parameter.max) + 1)
-    return random.SystemRandom().randrange(limit)
 
 
 def _is_name(payload: bytes) -> bool:

@@ -13,6 +13,8 @@ BridgeError
  |   +- IsLink               `is_link`            a value would overwrite a link between nodes
  |   +- UnknownPrompt        `unknown_prompt`
  |   +- AlreadyOver          `already_over`       the job has ended
+ |   +- UnknownModel         `unknown_model`      the prompt writer does not have the model
+ |   +- UnknownIdea          `unknown_idea`       no idea of that id waits or is being written
  |   +- FileMissing          `file_missing`       a file that ComfyUI, the address or the store does not have
  |   +- TooLarge             `too_large`
  |   +- UiFormat             `ui_format`          a workflow saved for the editor, not exported for the API
@@ -30,6 +32,11 @@ BridgeError
  |   +- DeletedElsewhere     `deleted_elsewhere`  somebody else deleted or interrupted it in ComfyUI
  |   +- ExecutionError       `execution_error`    a node raised
  |   +- OutOfMemory          `out_of_memory`
+ +- PromptError              why an idea became no prompt; its result carries it
+ |   +- WriterOffline        `writer_offline`     the prompt writer does not answer
+ |   +- WriterFailed         `writer_failed`      the prompt writer answered with an error, or with nothing
+ |   +- NotJson              `not_json`           the prompt writer did not answer in JSON, not even when asked again
+ |   +- Cancelled            `cancelled`          somebody cancelled it
  +- BackendOffline           `backend_offline`    ComfyUI does not answer
  +- TimedOut                 `timeout`
  +- Internal                 `internal`           a defect of the bridge
@@ -140,6 +147,18 @@ class AlreadyOver(RequestError):
     code = "already_over"
 
 
+class UnknownModel(RequestError):
+    """The prompt writer does not have the model."""
+
+    code = "unknown_model"
+
+
+class UnknownIdea(RequestError):
+    """No idea of that id waits or is being written."""
+
+    code = "unknown_idea"
+
+
 class FileMissing(RequestError):
     """A file that should be there is not."""
 
@@ -240,6 +259,36 @@ class OutOfMemory(JobError):
     """A node ran out of memory."""
 
     code = "out_of_memory"
+
+
+class PromptError(BridgeError):
+    """Why an idea became no prompt."""
+
+    code = "writer_failed"
+
+
+class WriterOffline(PromptError):
+    """The prompt writer does not answer."""
+
+    code = "writer_offline"
+
+
+class WriterFailed(PromptError):
+    """The prompt writer answered with an error, or with nothing."""
+
+    code = "writer_failed"
+
+
+class NotJson(PromptError):
+    """The prompt writer did not answer in JSON, not even when asked again: its text was taken as the prompt."""
+
+    code = "not_json"
+
+
+class Cancelled(PromptError):
+    """Somebody cancelled it."""
+
+    code = "cancelled"
 
 
 class BackendOffline(BridgeError):

@@ -137,6 +137,52 @@ class ValuesChanged:
     workflow: str
 
 
+@dataclass(frozen=True, slots=True)
+class PromptText:
+    """A piece of the text that a prompt writer writes, as it comes; `so_far` is the prompt as far as it can be read."""
+
+    idea_id: str
+    text: str
+    so_far: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptWritten:
+    """What became of an idea: its prompt, or an error; one for every idea that was accepted."""
+
+    idea_id: str
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class WriterState:
+    """The prompt writer came (`online`) or went; `reason` says why."""
+
+    online: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriterModels:
+    """The models of the prompt writer, as `ollama/models` has them."""
+
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPull:
+    """How far the download of a model is; `final` for its end, good or bad."""
+
+    model: str
+    document: Document
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PromptValuesChanged:
+    """What ideas have that do not say it themselves changed."""
+
+
 Event = (
     JobStatus
     | JobProgress
@@ -151,6 +197,12 @@ Event = (
     | BackendEvent
     | WorkflowsChanged
     | ValuesChanged
+    | PromptText
+    | PromptWritten
+    | WriterState
+    | WriterModels
+    | ModelPull
+    | PromptValuesChanged
 )
 Listener = Callable[[Event], None]
 

@@ -203,6 +203,99 @@ class LogLevel(Request):
     level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")]
 
 
+class Picture(Request):
+    """A picture for a model that can see: just one of the two."""
+
+    url: Name | None = None
+    base64: Name | None = None
+
+    def given(self) -> tuple[str, str]:
+        """Return which of the two is given, and what. Raises BadPayload unless it is just one."""
+        given = [(key, value) for key, value in (("url", self.url), ("base64", self.base64)) if value is not None]
+        if len(given) != 1:
+            raise BadPayload("a picture needs just one of url and base64")
+        return given[0]
+
+
+def _pictures(value: object) -> object:
+    entries = value if isinstance(value, list) else [value]
+    return [_picture(entry) for entry in entries]
+
+
+def _picture(entry: object) -> object:
+    if not isinstance(entry, str):
+        return entry
+    return {"url" if entry.lstrip().lower().startswith(("http://", "https://")) else "base64": entry}
+
+
+class Then(Request):
+    """What is run with a prompt as soon as it is written: a workflow, or the loaded one."""
+
+    workflow: Name | None = None
+    values: Mapping[str, Any] = {}
+
+
+class ImageDescription(BaseModel):
+    """The form in which flows made for the runner describe a picture."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    description: str = ""
+    visualCue: str = ""  # noqa: N815  the runner's names
+    moodCue: str = ""  # noqa: N815
+
+
+class WritePrompt(Request):
+    """Have a prompt written for an idea; what is left out is as it was set."""
+
+    idea: Annotated[str, Field(max_length=20_000)] | None = None
+    images: Annotated[list[Picture], BeforeValidator(_pictures), Field(max_length=8)] = []
+    style: Annotated[str, Field(max_length=2_000)] | None = None
+    profile: Name | None = None
+    then: Then | None = None
+    image_description: ImageDescription | None = None
+
+    def says_then(self) -> bool:
+        """Tell whether `then` is given, be it null."""
+        return "then" in self.model_fields_set
+
+
+class WritePromptForImage(WritePrompt):
+    """The same, with the picture beside the other fields."""
+
+    url: Name | None = None
+    base64: Name | None = None
+
+    def whole(self) -> WritePrompt:
+        """Return it with that picture among the others."""
+        picture = {key: value for key, value in (("url", self.url), ("base64", self.base64)) if value is not None}
+        rest = self.model_dump(exclude_unset=True, exclude={"url", "base64", "images"})
+        pictures = [*([Picture(**picture)] if picture else []), *self.images]
+        return WritePrompt(**rest, images=pictures)
+
+
+class CancelPrompt(Request):
+    """Stop the writing of prompts: of one idea or all; or the download of a model."""
+
+    id: Name | None = None
+    model: Name | None = None
+
+
+class PullModel(Request):
+    """Have Ollama download a model."""
+
+    model: Annotated[str, Field(min_length=1, max_length=300, pattern=r"^\S+$")]
+
+
+class PromptValues(Request):
+    """Set what ideas have that do not say it themselves; an empty text is none."""
+
+    idea: Annotated[str, Field(max_length=20_000)] | None = None
+    style: Annotated[str, Field(max_length=2_000)] | None = None
+    profile: str | None = None
+    workflow: str | None = None
+
+
 class Nothing(Request):
     """A request without fields."""
 

@@ -43,6 +43,29 @@ def _base_topic(value: str) -> str:
     return value
 
 
+def _writer(value: str) -> str:
+    if value in {"ollama", "mqtt"}:
+        return value
+    if not re.match(r"(openai:)?https?://[^/\s]+", value):
+        raise ValueError('must be "ollama", "mqtt", an address (http://…), or "openai:" before an address')
+    return value.rstrip("/")
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str):
+        text = value.strip()
+        if re.fullmatch(r"-?\d+(\.\d+)?", text):
+            return float(text)
+        if not re.fullmatch(r"-?(\d+(\.\d+)?(ms|s|m|h))+", text):
+            raise ValueError("must be seconds, or a text such as 5m, 1h30m or -1")
+        return text
+    return value
+
+
+def _words(value: object) -> object:
+    return ", ".join(value) if isinstance(value, list) and all(isinstance(one, str) for one in value) else value
+
+
 def _listed(value: object) -> object:
     """A list in the environment: `a,b` or JSON."""
     if not isinstance(value, str):
@@ -55,6 +78,8 @@ def _listed(value: object) -> object:
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 HttpUrls = Annotated[tuple[HttpUrl, ...], BeforeValidator(_listed)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Words = Annotated[str, BeforeValidator(_words)]
+"""Words parted by commas; a list is taken too."""
 
 
 class Section(BaseModel):
@@ -115,6 +140,8 @@ class WorkflowSettings(Section):
     """The folder of workflows."""
 
     dir: Path = Path("workflows")
+    chains: Path = Path("flows/chains")
+    """The folder of chains."""
     loaded: str | None = None
     """The workflow that bare commands act on; none: the one that was loaded last, else the first by name."""
     watch: bool = True
@@ -162,14 +189,20 @@ class StoreSettings(Section):
 
 
 class OllamaProfile(Section):
-    """A way of asking Ollama."""
+    """A way of asking a prompt writer; what is left out comes from the built-in profile of the name, or from `sd`."""
 
     model: str | None = None
     system: str | None = None
+    """A jinja2 template; it knows idea, style, negative, images (how many) and profile."""
     temperature: float | None = None
     options: dict[str, Any] = {}
-    style: str | None = None
-    negative: str | None = None
+    """Ollama's options, such as num_ctx."""
+    style: Words | None = None
+    """Style words for an idea that brings none of its own."""
+    negative: Words | None = None
+    """What every negative prompt of this profile holds."""
+    think: bool | Literal["low", "medium", "high"] | None = None
+    """Whether a model that can think before it answers does; none: as the model is made."""
 
 
 class OllamaSettings(Section):
@@ -177,16 +210,35 @@ class OllamaSettings(Section):
 
     url: HttpUrl = "http://127.0.0.1:11434"
     model: str | None = None
-    keep_alive: float | str = 0.0
+    """None: the first that Ollama lists."""
+    vision_model: str | None = None
+    """The model for ideas with pictures. None: `model`, else the first that Ollama lists as able to see."""
+    keep_alive: Annotated[float | str, BeforeValidator(_duration)] = 0.0
+    """How long the model stays loaded, in seconds or as `5m`. Left out, it is 0 where ComfyUI may be on the same
+    machine, and otherwise Ollama's own."""
+    profile: str | None = None
+    """The profile of ideas that name none. None: `flux` for a workflow without a negative prompt, else `sd`."""
     system: str | None = None
+    """The system prompt of profiles that have none of their own."""
+    free_comfyui: bool = False
+    """Have ComfyUI unload its models before Ollama is asked."""
     profiles: dict[str, OllamaProfile] = {}
 
 
 class PromptingSettings(Section):
     """Who writes prompts."""
 
-    writer: str = "ollama"
+    writer: Annotated[str, AfterValidator(_writer)] = "ollama"
+    """`ollama`; `mqtt`, a flow that answers `prompting/request`; `http://…`, an address that takes POST; or
+    `openai:http://…`, a server with /v1/chat/completions."""
     timeout: float = Field(60.0, gt=0)
+    """Seconds that the writing of one prompt may take, with the loading of the model."""
+    max_waiting: int = Field(100, ge=1)
+    """How many ideas may wait."""
+    model: str | None = None
+    """The model of an OpenAI-compatible server. None: the first that it lists."""
+    api_key: SecretStr | None = None
+    """Sent to an OpenAI-compatible server, or to the http address, as bearer token."""
 
 
 class HomeAssistantSettings(Section):
@@ -360,7 +412,7 @@ def _sentence(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ")
     # A whole table may hold a password, and so may an address.
     is_table = isinstance(error["input"], (list, tuple, dict))
-    if is_table or any(word in part for part in path for word in ("password", "token", "secret")):
+    if is_table or any(word in part for part in path for word in ("password", "token", "secret", "api_key")):
         return f"{where}: {message}"
     shown = re.sub(r"//[^/\s]*@", "//…@", repr(error["input"]))
     return f"{where}: {message} (it is {shown})"

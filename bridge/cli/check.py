@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from bridge.cli import broker, process
 from bridge.cli.arguments import Options
-from bridge.cli.needs import missing
 from bridge.cli.terminal import printable, say
 from bridge.cli.workflows import problem_of, read
 from bridge.comfyui.client import ComfyClient, TimeLimits
@@ -25,6 +24,7 @@ from bridge.mqtt.message import Message
 from bridge.mqtt.reasons import LinkError, NotAccepted
 from bridge.mqtt.topics import Topics
 from bridge.settings import Settings
+from bridge.workflow.needs import catalogue, lacking
 
 Verdict = Literal["ok", "warn", "FAIL"]
 
@@ -226,16 +226,18 @@ async def _check_socket(url: str, shown: str, report: Report) -> None:
 
 def _check_workflows(settings: Settings, known: list[Mapping[str, Any]], report: Report) -> None:
     library = read(settings)
+    for object_info in known[:1]:
+        library.learn(object_info)
     for problem in library.problems:
         if problem.path != "." or library.workflows:
             report.add("warn", "workflow", f"{problem.path}: {problem.error.message}")
+    servers = [catalogue(object_info) for object_info in known]
     for workflow in library.workflows.values():
-        lacking = [missing(workflow.graph, object_info) for object_info in known]
         # One server that can run it is enough.
-        least = min(lacking, key=len, default=[])
-        for words in least:
-            report.add("warn", "workflow", f"{workflow.name}: {words}")
-        if not least:
+        least = min((lacking(workflow.graph, has) for has in servers), key=len, default=())
+        if least:
+            report.add("warn", "workflow", f"{workflow.name}: ComfyUI lacks {'; '.join(least)}")
+        else:
             names = ", ".join(parameter.name for parameter in workflow.parameters) or "no parameters"
             report.add("ok", "workflow", f"{workflow.name}: {names}")
     if not library.workflows:

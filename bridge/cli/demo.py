@@ -14,7 +14,6 @@ from bridge import daemon, requests
 from bridge.cli import demo_broker, demo_words, process
 from bridge.cli.arguments import Options
 from bridge.cli.files import write_outputs
-from bridge.cli.needs import missing
 from bridge.cli.remote import Remote, remote
 from bridge.cli.samples import copy_samples
 from bridge.cli.standin import standin
@@ -25,6 +24,7 @@ from bridge.core import Core
 from bridge.errors import BridgeError
 from bridge.mqtt.message import Message
 from bridge.settings import Settings, load
+from bridge.workflow.needs import catalogue, lacking
 
 _COMFYUI = "http://127.0.0.1:8188"
 _WORKFLOWS = ("txt2img", "hello")
@@ -150,9 +150,9 @@ class _Watcher:
     async def _workflow(self) -> str | None:
         """Return the first workflow that the ComfyUI can run; None for the loaded one."""
         async with ComfyClient(self._settings.comfyui.urls[0]) as client:
-            object_info = await client.object_info()
+            has = catalogue(await client.object_info())
         for name in _WORKFLOWS:
-            if name in self._core.workflow_names() and not missing(self._core.workflow(name).graph, object_info):
+            if name in self._core.workflow_names() and not lacking(self._core.workflow(name).graph, has):
                 return name
         return None
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import bridge
+from bridge.library import is_workflow_file
 
 
 def samples() -> Path:
@@ -19,7 +20,7 @@ def copy_samples(target: Path) -> None:
     """Copy the samples into a folder of the user's; what is there stays as it is. Raises OSError."""
     source = samples()
     target.mkdir(parents=True, exist_ok=True)
-    for file in sorted(source.rglob("*.json")):
+    for file in sorted(one for one in source.rglob("*") if is_workflow_file(one.name)):
         copy = target / file.relative_to(source)
         if not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from rich.console import Console
@@ -45,7 +46,8 @@ def read(settings: Settings) -> Library:
 def problem_of(library: Library, name: str) -> BridgeError | None:
     """Return why the file of a workflow that is not there cannot be used, if there is such a file."""
     for problem in library.problems:
-        if slug(problem.path.removesuffix(".json").replace("/", "-")) == slug(name.removesuffix(".json")):
+        stem = str(PurePosixPath(problem.path).with_suffix(""))
+        if slug(stem.replace("/", "-")) == slug(name.removesuffix(".json").replace("/", "-")):
             return problem.error
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -118,6 +119,10 @@ async def form(request: Request, *, fields: Collection[str], max_bytes: int) -> 
 
     A file becomes bytes, a field `values` is JSON. Raises BadPayload.
     """
+    boundary = re.search(r'boundary="?([^";,]+)', request.headers["content-type"])
+    # Of a form that was cut the parser would drop the last part without a word.
+    if boundary is None or not (await request.body()).rstrip().endswith(b"--" + boundary[1].strip().encode() + b"--"):
+        raise BadPayload("the form cannot be read: its end is missing")
     made: dict[str, Any] = {}
     values: dict[str, Any] = {}
     try:

@@ -227,7 +227,8 @@ def router(context: Context) -> APIRouter:
         data = await core.interrupt(requests.parse(requests.Interrupt, {"prompt_id": job_id}))
         return await answers.accepted(request, data["prompt_ids"], bodies.Options(options.wait), data)
 
-    @routes.api_route("/jobs/{job_id}/outputs/{n}", methods=["GET", "HEAD"], responses=_bytes_of("The output"))
+    @routes.head("/jobs/{job_id}/outputs/{n}", include_in_schema=False)
+    @routes.get("/jobs/{job_id}/outputs/{n}", responses=_bytes_of("The output"))
     async def output(request: Request, job_id: str, n: int) -> Response:
         """Return the bytes of an output."""
         note_jobs(request, [job_id])

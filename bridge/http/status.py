@@ -62,12 +62,14 @@ def router(context: Context) -> APIRouter:
         """Change what is logged, until the next start."""
         return answer(await core.log_level(requests.parse(requests.LogLevel, await bodies.document(request))))
 
-    @routes.api_route("/health", methods=["GET", "HEAD"])
+    @routes.head("/health", include_in_schema=False)
+    @routes.get("/health")
     async def health() -> Response:
         """Tell that the process answers; always 200, without a token."""
         return answer({"status": "healthy", "version": __version__, "STATUS": "ComfyUI Workflow Runner is running"})
 
-    @routes.api_route("/ready", methods=["GET", "HEAD"], responses={503: {"description": "Not ready: the reasons"}})
+    @routes.head("/ready", include_in_schema=False)
+    @routes.get("/ready", responses={503: {"description": "Not ready: the reasons"}})
     async def ready() -> Response:
         """Tell whether a new job would be taken and run: 503 with the reasons if not."""
         reasons = await core.not_ready()

@@ -9,7 +9,7 @@ whatever its end; whether it succeeded is told by the frame before (`execution_s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum, Flag, auto
 from typing import Any
@@ -53,13 +53,15 @@ class Found:
 
 
 class Lifecycle:
-    """One submission of a graph.
+    """One submission of a graph. What nodes besides `outputs` give is left out, when there are such.
 
     `found` and `texts` are in the order of their making; `end` is None while it runs, and also once it is `over`
     if the frame that tells the end was missed: then the history must be asked (`learn`).
     """
 
-    def __init__(self, prompt_id: str, graph: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, prompt_id: str, graph: Mapping[str, Mapping[str, Any]], *, outputs: Collection[str] = ()
+    ) -> None:
         self.prompt_id = prompt_id
         self.started = False
         self.over = False
@@ -70,6 +72,7 @@ class Lifecycle:
         self.texts: list[dict[str, str]] = []
         self.preview_count = 0
         self._graph = graph
+        self._outputs = outputs
         # A sampler's steps are what takes the time: they weigh as much as so many plain nodes.
         self._weights = {node: _weight(entry) for node, entry in graph.items()}
         self._done: dict[str, float] = dict.fromkeys(graph, 0.0)
@@ -191,6 +194,8 @@ class Lifecycle:
 
     def _output(self, node: str, output: Mapping[str, Any]) -> Change:
         change = Change.NONE
+        if self._outputs and node not in self._outputs:
+            return change
         for file in output_files(output):
             if (node, file) not in self._seen:
                 self._seen.add((node, file))
@@ -211,7 +216,7 @@ class Lifecycle:
 
     def _text(self, node: str, text: str) -> Change:
         # A text frame goes to every client, whosever prompt it is: only nodes of ours can have sent it to us.
-        if node not in self._graph:
+        if node not in self._graph or (self._outputs and node not in self._outputs):
             return Change.NONE
         self.texts.append({"node": node, "text": text})
         return Change.OUTPUT
@@ -220,6 +225,8 @@ class Lifecycle:
         self.preview_count += 1
         node = message.node or self.node
         if node is None or self._graph.get(node, {}).get("class_type") != WEBSOCKET_OUTPUT:
+            return Change.NONE
+        if self._outputs and node not in self._outputs:
             return Change.NONE
         ending = message.content_type.rsplit("/", 1)[-1].replace("jpeg", "jpg")
         count = sum(found.node == node for found in self.found)

@@ -145,6 +145,12 @@ class Job:
     priority: int = 0
     expires_at: float | None = None
     batch_id: str | None = None
+    kind: str = "job"
+    """`job`, or `chain`: a job whose parts are jobs."""
+    parent: str | None = None
+    """The chain that it is a part of."""
+    parts: tuple[Mapping[str, Any], ...] = ()
+    """Of a chain: `{"step", "status", "job_id", "tries"}` of each step so far."""
     status: Status = Status.QUEUED
     attempts: int = 0
     """How often it was submitted."""
@@ -188,6 +194,8 @@ class Job:
             "error": self.error,
             **({"batch_id": self.batch_id} if self.batch_id else {}),
             **({"alias": self.alias} if self.alias else {}),
+            **({"parent": self.parent} if self.parent else {}),
+            **({"parts": [dict(part) for part in self.parts]} if self.parts else {}),
             "backend": self.backend,
             "attempts": self.attempts,
             "created_at": iso(self.created_at),

@@ -144,7 +144,9 @@ class Reconciler:
         now = asyncio.get_running_loop().time()
         running = {item.prompt_id for item in queue.running}
         stalled = [
-            one for one in self._actives() if one.job.id in running and now - one.last_sign > self._stall_timeout
+            one
+            for one in self._actives()
+            if one.job.id in running and now - one.last_sign > (one.payload.stall_timeout or self._stall_timeout)
         ]
         if not stalled:
             if backend.stuck and not running & backend.stuck_on:

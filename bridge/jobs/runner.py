@@ -113,6 +113,8 @@ class Runner:
             if job.status is Status.COMPLETED:
                 self._waiting.ran(job.workflow, job.durations.get(Status.RUNNING, 0.0))
         for job in await self._store.unfinished():
+            if job.kind != "job":  # a chain is driven elsewhere; its parts are jobs
+                continue
             job.seq += _RESTART
             backend = self.pool.named(job.backend) if job.submitted else None
             if backend is None:
@@ -122,7 +124,13 @@ class Runner:
             # ComfyUI sends a prompt's events to the client that submitted it: be that client again.
             if job.client_id is not None:
                 backend.socket.resume(job.client_id)
-            active = Active(job, payload, Lifecycle(job.id, payload.graph), submitted=True, ambiguous=True)
+            active = Active(
+                job,
+                payload,
+                Lifecycle(job.id, payload.graph, outputs=payload.output_nodes),
+                submitted=True,
+                ambiguous=True,
+            )
             active.epoch = backend.epoch - 1
             self._report.begin(job)
             self._hold(backend, active)
@@ -262,7 +270,7 @@ class Runner:
                 continue
             self._waiting.remove(job.id)
             self._payloads.pop(job.id, None)
-            active = Active(job, payload, Lifecycle(job.id, payload.graph))
+            active = Active(job, payload, Lifecycle(job.id, payload.graph, outputs=payload.output_nodes))
             self._hold(backend, active)
             self._spawn(self._drive(backend, active), f"job {job.id}")
             return True

@@ -6,12 +6,13 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from bridge.errors import FileMissing, Unsupported
+from bridge.errors import FileMissing, SettingsError
 from bridge.jobs.database import Database
 from bridge.jobs.model import Job, Output, Payload, Status
 
@@ -48,7 +49,7 @@ class Store:
     async def __aenter__(self) -> Self:
         scheme, _, path = self._url.partition("://")
         if scheme != "sqlite":
-            raise Unsupported(f"store.url {self._url!r} is not supported; use sqlite:///FILE")
+            raise SettingsError(f"store.url {self._url!r} is not supported yet; use sqlite:///FILE")
         self._database = Database(path.removeprefix("/"), _SCHEMA, version=_VERSION)
         await self._database.__aenter__()
         self._position = await self._database.run(
@@ -109,10 +110,14 @@ class Store:
 
     async def payload(self, job_id: str) -> Payload:
         """Return what a job runs. FileMissing for a job that has ended."""
+        return Payload.load(await self.raw_payload(job_id))
+
+    async def raw_payload(self, job_id: str) -> bytes:
+        """Return the payload as it was given to `add`. FileMissing for a job that has ended."""
         rows = await self._rows("SELECT payload FROM jobs WHERE id = ?", job_id)
         if not rows or rows[0][0] is None:
             raise FileMissing(f"the store has no graph for the job {job_id}")
-        return Payload.load(rows[0][0])
+        return bytes(rows[0][0])
 
     async def job(self, job_id: str) -> Job | None:
         """Return a job by id, ended or not."""
@@ -246,8 +251,7 @@ class Store:
 def _media_of_jobs(db: sqlite3.Connection, cutoff: float) -> set[str]:
     """Return the bytes that jobs need that have waited since before `cutoff`."""
     rows = db.execute("SELECT payload FROM jobs WHERE final = 0 AND created_at < ?", (cutoff,))
-    images = [image for row in rows for _, _, image in Payload.load(row[0]).images]
-    return {sha for image in images for sha in (image.sha256, image.mask) if sha is not None}
+    return {sha for row in rows for sha in re.findall(r'"(?:sha256|mask)": "([0-9a-f]{64})"', row[0].decode())}
 
 
 def _dump(job: Job) -> str:
@@ -259,5 +263,6 @@ def _load(text: str) -> Job:
     state["status"] = Status(state["status"])
     state["outputs"] = tuple(Output(**output) for output in state["outputs"])
     state["text"] = tuple(state["text"])
+    state["parts"] = tuple(state["parts"])
     state["transaction"] = tuple(state["transaction"]) if state["transaction"] else None
     return Job(**state)

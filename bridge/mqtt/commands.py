@@ -9,11 +9,12 @@ from typing import Any
 
 from bridge import requests
 from bridge.core import Core
-from bridge.errors import BadPayload, BridgeError, Internal, RetainedCommand, UnknownCommand
+from bridge.errors import BadPayload, BridgeError, Internal, RetainedCommand, UnknownCommand, Unsupported
 from bridge.mqtt import payloads
 from bridge.mqtt.message import Message
 from bridge.mqtt.outbox import Policy
 from bridge.mqtt.topics import VERBS, Command, Topics
+from bridge.mqtt.writer import MqttWriter
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,13 @@ class Commands:
     Each is answered on `response/<command>`, and on the MQTT 5 response topic with its correlation data.
     """
 
-    def __init__(self, core: Core, topics: Topics, publish: Publish) -> None:
+    def __init__(
+        self, core: Core, topics: Topics, publish: Publish, *, prompt_writer: MqttWriter | None = None
+    ) -> None:
         self._core = core
         self._topics = topics
         self._publish = publish
+        self._prompt_writer = prompt_writer
         self._tasks: set[asyncio.Task[None]] = set()
         self._cleared: set[str] = set()
 
@@ -135,8 +139,32 @@ class Commands:
                 return core.queue(_request(requests.Queue, document), workflow=workflow, transaction=key)
             case "interrupt":
                 return core.interrupt(_request(requests.Interrupt, document, plain="prompt_id"), workflow=workflow)
-            case _:
+            case "request":
                 return self._request(argument or "", document)
+            case _:
+                return self._prompting(command, document, transaction)
+
+    def _prompting(self, command: Command, document: Any, transaction: str | None) -> Awaitable[Data]:
+        prompts, argument = self._core.prompts, command.argument
+        key = None if transaction is None else (command.name, transaction)
+        match command.kind:
+            case "ollama/generate":
+                return prompts.accept(_request(requests.WritePrompt, document, plain="idea"), transaction=key)
+            case "ollama/generate/image" if isinstance(document, bytes):
+                request, image = _image(document)
+                return prompts.accept(request, image=image, transaction=key)
+            case "ollama/generate/image":
+                return prompts.accept(requests.parse(requests.WritePromptForImage, document).whole(), transaction=key)
+            case "ollama/cancel":
+                return prompts.cancel(_request(requests.CancelPrompt, document, plain="id"))
+            case "ollama/pull":
+                return prompts.pull(_request(requests.PullModel, document, plain="model"))
+            case "ollama/set":
+                values = document if argument is None else {argument: payloads.text(document).strip()}
+                return prompts.set(requests.parse(requests.PromptValues, values))
+        if self._prompt_writer is None:
+            raise Unsupported("prompting.writer is not mqtt: nobody asked")
+        return self._prompt_writer.answer(argument, document)
 
     async def _request(self, verb: str, document: Any) -> Data:
         core = self._core
@@ -195,6 +223,13 @@ def _request(model: type[requests.M], document: Any, *, plain: str | None = None
         else:
             document = {plain: word}
     return requests.parse(model, document)
+
+
+def _image(payload: bytes) -> tuple[requests.WritePrompt, bytes | None]:
+    """Read a payload that is a picture: its bytes, an address, or base64."""
+    if payload.isascii() and payload.strip():
+        return requests.WritePrompt.model_validate({"images": payload.decode().strip()}), None
+    return requests.WritePrompt(), payload
 
 
 def _failure(error: BridgeError) -> Data:

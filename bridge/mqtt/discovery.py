@@ -63,6 +63,14 @@ class Discovery:
         """Return where the device of a workflow, or the bridge's own, is announced."""
         return f"{self._prefix}/device/{self._object_id(workflow)}/config"
 
+    def owner(self, topic: str) -> str | None:
+        """Return the workflow that a topic announces, "" for the bridge itself, None for any other topic."""
+        before, after = f"{self._prefix}/device/{self._id}", "/config"
+        if not topic.startswith(before) or not topic.endswith(after):
+            return None
+        name = topic.removeprefix(before).removesuffix(after)
+        return name.removeprefix("__") if not name or name.startswith("__") else None
+
     def bridge(self, backends: Sequence[str], workflows: Sequence[str]) -> Document:
         """Return the bridge's own device. backends, workflows: their names."""
         entities = [*self._of_bridge(workflows)]
@@ -181,14 +189,15 @@ class Discovery:
             device_class="connectivity",
             entity_category="diagnostic",
         )
-        devices = f"(value_json.backends[{json.dumps(backend)}] | default({{}})).devices"
+        devices = f"(value_json.backends[{json.dumps(backend)}] | default({{}})).devices | default([])"
         yield entity(
             "sensor",
             f"vram_free_{backend}",
             f"VRAM free{ending}",
             state_topic=self._topics.bridge("health"),
             # A backend that is away tells no devices.
-            value_template=f"{{% set free = (({devices} | default([]) | first) or {{}}).vram_free %}}"
+            value_template=f"{{% set devices = {devices} %}}"
+            "{% set free = devices[0].vram_free if devices else none %}"
             "{{ (free / 1e9) | round(2) if free is number else 'None' }}",
             unit_of_measurement="GB",
             device_class="data_size",
@@ -271,9 +280,7 @@ class Discovery:
             **self._with_backend(workflow),
         )
 
-    def _results(
-        self, workflow: str, parameters: Sequence[Mapping[str, Any]], outputs: set[str]
-    ) -> Iterator[Entity]:
+    def _results(self, workflow: str, parameters: Sequence[Mapping[str, Any]], outputs: set[str]) -> Iterator[Entity]:
         result = self._topics.workflow(workflow, "result")
         spent = " + ".join(f"t.{status} | default(0)" for status in ("preparing", "running", "finishing"))
         yield entity(

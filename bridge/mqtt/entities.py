@@ -65,7 +65,7 @@ class Entity:
         return {
             "platform": self.platform,
             "unique_id": f"{object_id}/{self.key}",
-            "default_entity_id": f"{self.platform}.{entity_prefix}_{as_entity_id(self.ending)}",
+            "default_entity_id": f"{self.platform}.{as_entity_id(f'{entity_prefix} {self.ending}')}",
             "name": self.name,
             "qos": 1,
             **self.fields,
@@ -112,7 +112,7 @@ def settings(topics: Topics, workflow: str, parameter: Mapping[str, Any]) -> Ite
             named = f"Random {title[:1].lower()}{title[1:]}"
             yield setting("switch", named, ending=f"random_{name}", **both, **_random(parameter, value))
     elif kind == "boolean":
-        template = f"{{{{ 'ON' if {value} else 'OFF' }}}}"
+        template = f"{{{{ 'ON' if {value} | default(false) else 'OFF' }}}}"
         words = {"payload_on": "ON", "payload_off": "OFF", "state_on": "ON", "state_off": "OFF"}
         yield setting("switch", title, **both, **words, value_template=template)
     elif kind == "choice" and 0 < len(choices) <= MAX_CHOICES:
@@ -121,9 +121,11 @@ def settings(topics: Topics, workflow: str, parameter: Mapping[str, Any]) -> Ite
         both["command_topic"] = topics.workflow(workflow, "set")
         yield setting("text", title, **both, **_file(name, value))
     else:
-        whole = {"json_attributes_topic": values, "json_attributes_template": as_attributes({"text": value})}
-        limits = {"min": 0, "max": LONGEST_STATE}
-        yield setting("text", title, **both, **whole, **limits, value_template=sliced(value))
+        whole = {
+            "json_attributes_topic": values,
+            "json_attributes_template": as_attributes({"text": f"{value} | default('')"}),
+        }
+        yield setting("text", title, **both, **whole, min=0, max=LONGEST_STATE, value_template=sliced(value))
         if kind == "text":
             yield setting("notify", f"{title} (long)", command_topic=command)
 
@@ -136,7 +138,7 @@ def sliced(value: str) -> str:
 def one_of(value: str, options: Sequence[str]) -> str:
     """Return the template of a choice, which is unknown when it is none of the options."""
     listed = json.dumps(list(options), ensure_ascii=False)
-    return f"{{% set v = {value} | string %}}{{{{ v if v in {listed} else 'None' }}}}"
+    return f"{{% set v = {value} | default('') | string %}}{{{{ v if v in {listed} else 'None' }}}}"
 
 
 def as_attributes(values: Mapping[str, str]) -> str:
@@ -152,8 +154,9 @@ def _number(parameter: Mapping[str, Any], value: str) -> Document:
         low, high = -EXACT, EXACT
     step = max(parameter.get("step") or (1 if parameter["type"] == "integer" else 0.01), _FINEST_STEP)
     return {
-        # A seed may be `random`, and a graph may hold a number beyond the limits.
-        "value_template": f"{{% set v = {value} %}}{{{{ v if v is number and {low} <= v <= {high} else 'None' }}}}",
+        # A seed may be `random`, and a graph may hold anything.
+        "value_template": f"{{% set v = {value} %}}"
+        f"{{{{ v if v is number and v is not boolean and {low} <= v <= {high} else 'None' }}}}",
         "min": low,
         "max": high,
         "step": step,
@@ -165,7 +168,7 @@ def _random(parameter: Mapping[str, Any], value: str) -> Document:
     low, default = parameter.get("min", 0), parameter.get("default")
     fixed = default if isinstance(default, int) and low <= default <= EXACT else low
     return {
-        "value_template": f"{{{{ 'ON' if {value} == '{RANDOM}' else 'OFF' }}}}",
+        "value_template": f"{{{{ 'ON' if {value} | default('') == '{RANDOM}' else 'OFF' }}}}",
         "payload_on": RANDOM,
         "payload_off": str(fixed),
         "state_on": "ON",
@@ -178,7 +181,7 @@ def _file(name: str, value: str) -> Document:
     source = "{'url': value} if value.startswith(('http://', 'https://')) else value"
     return {
         "command_template": as_attributes({name: f"({source})"}),
-        "value_template": f"{{% set v = {value} %}}" + sliced("(v['filename'] if v is mapping else v)"),
+        "value_template": f"{{% set v = {value} | default('') %}}" + sliced("(v['filename'] if v is mapping else v)"),
         "min": 1,
         "max": LONGEST_STATE,
     }
@@ -187,5 +190,7 @@ def _file(name: str, value: str) -> Document:
 def _is_seed(parameter: Mapping[str, Any]) -> bool:
     """Tell whether a parameter takes `random`."""
     inputs = {target["input"] for target in parameter.get("targets", ())}
-    named = re.fullmatch(r"seed(_[0-9]+)?", str(parameter["name"]))
-    return parameter["type"] == "integer" and bool(named or inputs & SEED_INPUTS)
+    named = re.fullmatch(r"seed(_[0-9]+)?", str(parameter["name"])) is not None
+    return parameter["type"] == "integer" and (
+        named or parameter.get("default") == RANDOM or not inputs.isdisjoint(SEED_INPUTS)
+    )

@@ -15,13 +15,14 @@ from bridge.core import Core
 from bridge.jobs.store import Store
 from bridge.mqtt.commands import Commands
 from bridge.mqtt.connection import Connection
+from bridge.mqtt.homeassistant import HomeAssistant
 from bridge.mqtt.log import LogForwarder
 from bridge.mqtt.message import Message
 from bridge.mqtt.options import ConnectionOptions
 from bridge.mqtt.outbox import Limits
 from bridge.mqtt.publisher import Publisher
 from bridge.mqtt.topics import Topics
-from bridge.settings import MqttSettings
+from bridge.settings import HomeAssistantSettings, MqttSettings
 
 logger = logging.getLogger(__name__)
 
@@ -55,18 +56,33 @@ class MqttFace:
     """Speaks MQTT for the core. url: the broker's address, where it is not the one of the settings."""
 
     def __init__(
-        self, settings: MqttSettings, core: Core, store: Store, hub: events.Hub, *, url: str | None = None
+        self,
+        settings: MqttSettings,
+        core: Core,
+        store: Store,
+        hub: events.Hub,
+        *,
+        homeassistant: HomeAssistantSettings,
+        prompting: PromptingSettings,
+        url: str | None = None,
     ) -> None:
         self._core = core
         self._hub = hub
         self._health_due = asyncio.Event()
         self._topics = Topics(settings.base_topic)
-        self._publisher = Publisher(core, store, self._topics, settings, self._send)
-        self._commands = Commands(core, self._topics, lambda message, policy: self._send(message, policy=policy))
+        self._publisher = Publisher(core, store, self._topics, settings, self._send, elsewhere=self._stays)
+        self._homeassistant = HomeAssistant(core, store, self._topics, homeassistant, self._publisher)
+        writer = None
+        if prompting.writer == "mqtt":
+            writer = MqttWriter(
+                self._topics, self._put, connected=lambda: self._connection.connected, time_limit=prompting.timeout
+            )
+            core.prompts.use(writer)
+        self._commands = Commands(core, self._topics, self._put, prompt_writer=writer)
         self._connection = Connection(
             connection_options(settings, url=url),
             will=self._publisher.state(online=False),
-            subscriptions=self._topics.filters(),
+            subscriptions=(*self._topics.filters(), *self._homeassistant.subscriptions),
             on_message=self._receive,
             on_connected=self._greet,
         )
@@ -75,11 +91,14 @@ class MqttFace:
     async def listening(self) -> AsyncIterator[None]:
         """Publish what happens, within the block: kept for the broker while it is away."""
         await self._publisher.start()
+        await self._homeassistant.start()
         self._core.health_parts["mqtt"] = self._health
         with (
             self._hub.subscribed(self._publisher.listen),
+            self._hub.subscribed(self._homeassistant.listen),
             self._hub.subscribed(self._listen),
             LogForwarder(self._publisher.log),
+            contextlib.closing(self._homeassistant),
         ):
             yield
 
@@ -104,8 +123,15 @@ class MqttFace:
     def _send(self, message: Message, **options: Any) -> None:
         self._connection.publish(message, **options)
 
+    def _put(self, message: Message, policy: Policy) -> None:
+        self._send(message, policy=policy)
+
     def _receive(self, message: Message) -> None:
-        self._commands.handle(message, sees_own=self._connection.protocol != "5")
+        if not self._homeassistant.receive(message):
+            self._commands.handle(message, sees_own=self._connection.protocol != "5")
+
+    def _stays(self, topic: str) -> bool:
+        return self._homeassistant.keeps(topic)
 
     async def _greet(self) -> None:
         self._publisher.greet()

@@ -34,7 +34,7 @@ class HomeAssistant:
 
     `start` first, then `listen` to the hub and `receive` what comes on `subscriptions`. The publisher holds the
     documents as it holds all that is retained: it publishes them after each connect, and clears those that are not
-    among `topics` any more.
+    to stay (`keeps`).
     """
 
     def __init__(
@@ -55,16 +55,15 @@ class HomeAssistant:
         """The topics to listen to."""
         return (self._discovery.birth,) if self._settings.discovery else ()
 
-    def topics(self) -> set[str]:
-        """Return the topics on which something is, or may stay, announced.
+    def keeps(self, topic: str) -> bool:
+        """Tell whether something is to be, or to stay, announced on a topic.
 
-        A workflow whose file cannot be used stays: it may come back with the next look at it, or with ComfyUI.
+        A workflow whose file cannot be used stays: some files are only understood once ComfyUI is there.
         """
         if not self._settings.discovery:
-            return set()
-        known = self._core.workflows()
-        names = {one["name"] for one in known["workflows"]} | {one.get("workflow") for one in known["problems"]}
-        return {self._discovery.topic(), *(self._discovery.topic(name) for name in names if name)}
+            return False
+        workflow = self._discovery.owner(topic)
+        return workflow == "" or (workflow is not None and self._core.has_file(workflow))
 
     async def start(self) -> None:
         """Announce what there is."""
@@ -101,8 +100,7 @@ class HomeAssistant:
             components = with_removals(document["components"], self._announced.get(topic, {}))
             self._publisher.retain(topic, {**document, "components": components})
             announced[topic] = components
-        kept = self.topics()
-        announced = {topic: one for topic, one in self._announced.items() if topic in kept} | announced
+        announced = {topic: one for topic, one in self._announced.items() if self.keeps(topic)} | announced
         if announced != self._announced:
             self._announced = announced
             self._store.set_fact(_FACT, announced).add_done_callback(_log_failure)

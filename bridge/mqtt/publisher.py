@@ -43,11 +43,22 @@ class Publisher:
     """Listens to the hub (`listen`) and publishes; never waits.
 
     It remembers what is retained, to publish it again after a reconnect, and has the store remember the topics, so
-    that those of workflows and backends that are gone are cleared, even by a later start.
+    that those of workflows and backends that are gone are cleared, even by a later start. elsewhere: tells whether a
+    topic outside of the base topic is to stay.
     """
 
-    def __init__(self, core: Core, store: Store, topics: Topics, settings: MqttSettings, send: Send) -> None:
+    def __init__(
+        self,
+        core: Core,
+        store: Store,
+        topics: Topics,
+        settings: MqttSettings,
+        send: Send,
+        *,
+        elsewhere: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._core = core
+        self._elsewhere = elsewhere
         self._store = store
         self._topics = topics
         self._settings = settings
@@ -225,10 +236,23 @@ class Publisher:
 
     # Retained state
 
+    def retain(self, topic: str, document: Mapping[str, Any]) -> None:
+        """Publish a document that the broker is to hold from now on."""
+        self._retain_document(topic, document)
+
+    def repeat(self, topics: Iterable[str]) -> None:
+        """Publish again what is retained on these topics."""
+        for topic in topics:
+            if topic in self._retained:
+                self._send(self._retained[topic], policy=Policy.KEEP, key=topic)
+
     def _publish_workflows(self) -> None:
         self._retain_document(self._topics.bridge("workflows"), self._core.workflows())
         for name in self._core.workflow_names():
             self._publish_values(name)
+            status = self._topics.workflow(name, "status")
+            if status not in self._known:
+                self._retain_document(status, {"id": None, "status": "idle", "workflow": name, "percent": 0.0})
         self.publish_workflow_states()
 
     def _publish_values(self, workflow: str) -> None:
@@ -268,8 +292,8 @@ class Publisher:
 
     def _is_stale(self, topic: str) -> bool:
         match self._topics.owner(topic):
-            case None:  # of another base topic
-                return True
+            case None:  # of another base topic, or a device of Home Assistant
+                return not self._elsewhere(topic)
             case ("workflow", name):
                 return name not in self._core.workflow_names()
             case ("backend", name):
@@ -277,7 +301,8 @@ class Publisher:
         return False
 
     def _clear(self, topics: Iterable[str]) -> None:
-        stale = list(topics)
+        # Home Assistant loses a device before the states of it.
+        stale = sorted(topics, key=lambda topic: self._topics.owner(topic) is not None)
         if not stale:
             return
         for topic in stale:

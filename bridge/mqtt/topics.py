@@ -18,8 +18,9 @@ class Command:
     """A command topic, taken apart.
 
     name: the topic without base, node and parameter; it names the answer's topic. kind: `load`, `update/text`,
-    `update/image`, `update/values`, `queue`, `interrupt`, `set`, `request`, or `unknown`. argument: the node, the
-    parameter or the verb.
+    `update/image`, `update/values`, `queue`, `interrupt`, `set`, `ollama/generate`, `ollama/generate/image`,
+    `ollama/cancel`, `ollama/pull`, `ollama/set`, `prompting/response`, `request`, or `unknown`. argument: the node, the
+    parameter, the value, the question or the verb.
     """
 
     name: str
@@ -47,6 +48,12 @@ class Topics:
             "workflow/+/set/#",
             "workflow/+/queue",
             "workflow/+/interrupt",
+            "ollama/generate",
+            "ollama/generate/image",
+            "ollama/cancel",
+            "ollama/pull",
+            "ollama/set/#",
+            "prompting/response/#",
             "bridge/request/#",
         )
         return tuple(self._prefix + part for part in parts)
@@ -71,6 +78,16 @@ class Topics:
                 return Command(f"workflow/{workflow}/set", "set", workflow, "/".join(parameter))
             case ["workflow", workflow, ("queue" | "interrupt") as kind]:
                 return Command(name, kind, workflow)
+            case ["ollama", "generate", "image"]:
+                return Command(name, "ollama/generate/image")
+            case ["ollama", ("generate" | "cancel" | "pull") as what]:
+                return Command(name, f"ollama/{what}")
+            case ["ollama", "set"]:
+                return Command(name, "ollama/set")
+            case ["ollama", "set", *value]:
+                return Command("ollama/set", "ollama/set", argument="/".join(value))
+            case ["prompting", "response", *question]:
+                return Command("prompting/response", "prompting/response", argument="/".join(question) or None)
             case ["bridge", "request", verb] if verb in VERBS:
                 return Command(name, "request", argument=verb)
             case ["bridge", "request", *_]:
@@ -126,6 +143,18 @@ class Topics:
     def workflow(self, workflow: str, what: str) -> str:
         """`workflow/<w>/status`, `values`, `image` and the like."""
         return f"{self._prefix}workflow/{workflow}/{what}"
+
+    def ollama(self, what: str) -> str:
+        """`ollama/stream`, `ollama/result`, `ollama/state` and the like."""
+        return f"{self._prefix}ollama/{what}"
+
+    def prompting_request(self) -> str:
+        """`prompting/request`."""
+        return f"{self._prefix}prompting/request"
+
+    def prompting_response(self, question: str) -> str:
+        """`prompting/response/<id>`."""
+        return f"{self._prefix}prompting/response/{question}"
 
     def owner(self, topic: str) -> tuple[str, str] | None:
         """Return `("workflow", name)` or `("backend", name)` for a topic of one; ("", "") for other topics of ours."""

@@ -40,7 +40,7 @@ def read_answer(text: str) -> Written | None:
 
 
 def read_document(document: object) -> Written | None:
-    """Return the prompt in a JSON object: ours (`prompt`, `negative`, `title`) or the runner's (`positive_prompt`, …)."""
+    """Return the prompt in a JSON object: ours (`prompt`, `negative`, `title`) or the runner's (`positive_prompt`)."""
     if not isinstance(document, Mapping):
         return None
     prompt = _first(document, _PROMPTS)
@@ -99,8 +99,8 @@ def joined(*parts: str) -> str:
 
 def _without_thoughts(text: str) -> str:
     text = _THOUGHTS.sub("", text)
-    # Some templates open the thoughts themselves, so that only their end is in the answer.
-    return text.rpartition("</think>")[2]
+    # Some templates open the thoughts themselves, so that only their end is in the answer; some answers end in them.
+    return text.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def _first(document: Mapping[str, Any], names: tuple[str, ...]) -> str:

@@ -92,6 +92,12 @@ def render(scene: Scene) -> Image.Image:
     return image
 
 
+@functools.lru_cache(maxsize=1)
+def example_image() -> bytes:
+    """A PNG to load, for workflows whose image nobody has set yet."""
+    return png(render(Scene(512, 512, seed=1, text="an example")), {})
+
+
 @functools.lru_cache(maxsize=16)
 def _noise(size: tuple[int, int], pattern: int) -> Image.Image:
     rng = random.Random(pattern)

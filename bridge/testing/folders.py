@@ -9,7 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bridge.testing.drawing import example_image
+
 KINDS = ("output", "input", "temp")
+EXAMPLE = "example.png"
+"""The picture that ComfyUI ships in its input folder."""
 
 
 class Escape(Exception):
@@ -27,6 +31,9 @@ class Folders:
         """Make the folders; temp is emptied, as the real server does at start-up."""
         for kind in KINDS:
             (self.root / kind).mkdir(parents=True, exist_ok=True)
+        example = self.root / "input" / EXAMPLE
+        if not example.exists():
+            example.write_bytes(example_image())
         for left in (self.root / "temp").iterdir():
             if left.is_file():
                 left.unlink()

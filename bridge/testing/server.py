@@ -213,7 +213,7 @@ class Routes:
                     "python_version": "3.11.7 (stand-in)",
                     "pytorch_version": "2.8.0+standin",
                     "embedded_python": False,
-                    "argv": ["main.py"],
+                    "argv": ["main.py", *(["--preview-method", "auto"] if self.standin.settings.previews else [])],
                 },
                 "devices": [
                     {

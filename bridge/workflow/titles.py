@@ -20,7 +20,7 @@ from bridge.workflow.sidecar import RESERVED
 from bridge.workflow.words import listed, shown
 
 _ENCODERS = ("text_g", "text_l", "clip_l", "clip_g", "t5xxl", "llama")
-_VALUES = ("value", "Value", "int", "float", "number", "Number", "seed", "noise_seed")
+_VALUES = ("value", "Value", "int", "float", "number", "Number")
 _SWITCHES = ("select", "switch", "boolean", "bool", "enabled", "enable", "condition", "value", "input", "index")
 _MODELS = ("ckpt_name", "unet_name", "model_name", "gguf_name", "name", "model")
 _CHOICES = ("choice", "select", "option", "sampler_name", "scheduler", "value")
@@ -92,7 +92,7 @@ def titled(graph: Graph, object_info: Mapping[str, Any] | None = None) -> tuple[
         name = slug(suffix)
         if name.isdecimal() or not name:
             name = f"{prefix.lower()}_{name}" if name else _KINDS[prefix].name
-        inputs = _inputs(_KINDS[prefix], node["inputs"])
+        inputs = _inputs(_KINDS[prefix], node["inputs"], suffix)
         targets = tuple(Target(node_id, one) for one in inputs)
         before = found.get(name)
         at = f"node {shown(node_id)}, whose title {shown(title)} names the parameter {shown(name)},"
@@ -112,9 +112,14 @@ def titled(graph: Graph, object_info: Mapping[str, Any] | None = None) -> tuple[
     return list(found.values()), errors
 
 
-def _inputs(kind: _Kind, inputs: Mapping[str, Any]) -> list[str]:
-    """The input that the kind is for: the first of its names, or the only one that fits; encoders take a text twice."""
+def _inputs(kind: _Kind, inputs: Mapping[str, Any], suffix: str) -> list[str]:
+    """The input that is meant: the one of that name, the first that the kind knows, or the only one that fits.
+
+    Encoders take one text twice.
+    """
     fitting = [name for name, value in inputs.items() if not is_link(value) and kind.fits(value)]
+    if suffix in fitting:
+        return [suffix]
     for name in kind.inputs:
         if name in fitting:
             if name not in _ENCODERS:

@@ -82,6 +82,8 @@ class _Reader:
         if not said and not (key in _SEEDS and kind == "INT"):
             return
         value = self._peek() if self._by_name is None else self._by_name.get("control_after_generate")
+        if isinstance(value, bool):  # files from before 2023-08
+            value = "randomize" if value else "fixed"
         if not isinstance(value, str) or value not in CONTROL:
             return
         self.control = value
@@ -91,7 +93,7 @@ class _Reader:
 
     def _peek(self) -> Any:
         value = self._values[self._at] if self._at < len(self._values) else None
-        return value if isinstance(value, str) else None
+        return value if isinstance(value, (str, bool)) else None
 
 
 def _fields(info: Mapping[str, Any], group: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tests.chaos.processes import BridgeChild, Broker, Child, Server
 
 STALL = 6.0
 """Seconds of `comfyui.stall_timeout` of the bridges under chaos; no fault freezes anything as long."""
-_BOOT = 3.0
+_BOOT = 2.0
 """Seconds from the start of a bridge or server until it has its connections."""
 
 
@@ -38,6 +38,8 @@ class Kind(StrEnum):
     VIEW_ERROR = "view errors"
     KILL_WORKER = "kill worker"
     POWER_CUT = "power cut"
+    KILL_UNHEARD = "kill bridge while the broker is away"
+    KILL_SUBMITTING = "kill bridge while a submission hangs"
 
 
 _WEIGHTS = {
@@ -58,6 +60,8 @@ _WEIGHTS = {
     Kind.VIEW_ERROR: 2,
     Kind.KILL_WORKER: 1,
     Kind.POWER_CUT: 1,
+    Kind.KILL_UNHEARD: 2,
+    Kind.KILL_SUBMITTING: 2,
 }
 
 
@@ -131,6 +135,18 @@ class Injector:
                     async with asyncio.TaskGroup() as group:
                         for child in targets:
                             group.create_task(self._restart(child, fault, polite=False))
+                case Kind.KILL_UNHEARD:
+                    async with self._broker.outage(fault.kind):
+                        await (self._broker.kill() if self._broker.survives_kills else self._broker.stop())
+                        await asyncio.sleep(1.0 + fault.seconds / 2)
+                        await self._restart(target, fault, polite=False)
+                        await self._broker.start()
+                case Kind.KILL_SUBMITTING:
+                    server = self._servers[fault.server]
+                    await server.order(hang=2.0)
+                    await asyncio.sleep(0.2 + fault.seconds / 4)
+                    await self._restart(target, fault, polite=False)
+                    await server.order(hang=0.0)
                 case Kind.FREEZE_BRIDGE | Kind.FREEZE_BROKER | Kind.FREEZE_SERVER:
                     async with self._frozen(target, fault):
                         await asyncio.sleep(fault.seconds)
@@ -140,6 +156,10 @@ class Injector:
     def _targets(self, fault: Fault) -> list[Child]:
         if fault.kind is Kind.POWER_CUT:
             return [self._bridge, *self._servers, *([self._broker] if self._broker.survives_kills else [])]
+        if fault.kind is Kind.KILL_UNHEARD:
+            return [self._bridge, self._broker]
+        if fault.kind is Kind.KILL_SUBMITTING:
+            return [self._bridge, self._servers[fault.server]]
         if "bridge" in fault.kind:
             return [self._bridge]
         return [self._broker if "broker" in fault.kind else self._servers[fault.server]]
@@ -160,32 +180,34 @@ class Injector:
                 child.thaw()
 
     async def _order(self, server: Server, fault: Fault) -> None:
-        async with server.outage(fault.kind, recovery=1.0):
-            match fault.kind:
-                case Kind.DROP_SOCKETS:
-                    await server.order(drop_sockets=True)
-                case Kind.SILENCE:
+        match fault.kind:
+            case Kind.DROP_SOCKETS:
+                await server.order(drop_sockets=True)
+            case Kind.SILENCE:
+                async with server.outage(fault.kind, recovery=1.0):
                     await server.order(silence=True)
                     await asyncio.sleep(2 * fault.seconds)
                     await server.order(silence=False)
-                case Kind.REFUSE:
-                    await server.order(refuse=fault.number)
-                case Kind.REFUSE_CONNECTIONS:
+            case Kind.REFUSE:
+                await server.order(refuse=fault.number)
+            case Kind.REFUSE_CONNECTIONS:
+                async with server.outage(fault.kind, recovery=1.0):
                     await server.order(refuse_connections=max(0.2, fault.seconds))
                     await asyncio.sleep(fault.seconds + 0.2)
-                case Kind.SLOW:
-                    await server.order(slow=0.1 + fault.seconds / 4)
-                    await asyncio.sleep(2.0)
-                    await server.order(slow=0.0)
-                case Kind.HANG:
-                    await server.order(hang=fault.seconds)
-                    await asyncio.sleep(2.0)
-                    await server.order(hang=0.0)
-                case Kind.LOSE_PROMPT:
-                    await server.order(lose_prompt=True)
-                case Kind.VIEW_ERROR:
-                    await server.order(view_error=fault.number)
-                case Kind.KILL_WORKER:
+            case Kind.SLOW:
+                await server.order(slow=0.1 + fault.seconds / 4)
+                await asyncio.sleep(2.0)
+                await server.order(slow=0.0)
+            case Kind.HANG:
+                await server.order(hang=fault.seconds)
+                await asyncio.sleep(2.0)
+                await server.order(hang=0.0)
+            case Kind.LOSE_PROMPT:
+                await server.order(lose_prompt=True)
+            case Kind.VIEW_ERROR:
+                await server.order(view_error=fault.number)
+            case Kind.KILL_WORKER:
+                async with server.outage(fault.kind, recovery=_BOOT):
                     await server.order(kill_worker=True)
                     await asyncio.sleep(STALL + 2.0)
                     await server.kill()

@@ -153,7 +153,10 @@ async def house(
         async with Recorder(mqtt.mqtt_port, filters=filters) as recorder:
             await bridge.start()
             await bridge.booted()
-            await recorder.online()
+            try:
+                await recorder.online()
+            except AssertionError as error:
+                raise AssertionError(f"{error}; the bridge said: {bridge.words()}") from None
             yield House(folder, mqtt, servers, bridge, recorder)
 
 

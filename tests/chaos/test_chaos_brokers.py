@@ -60,6 +60,8 @@ async def test_a_broker_that_accepts_and_never_answers(tmp_path: Path) -> None:
             "mqtt": {"url": broker.url},
             "workflows": {"dir": str(workflows)},
             "store": {"url": f"sqlite:///{folder / 'bridge.db'}"},
+            "http": {"port": 0},
+            "relay": {"port": 0},
         },
     )
     try:

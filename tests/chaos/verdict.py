@@ -55,8 +55,6 @@ class Report:
     """Final statuses and results that came more than once, each time the same."""
     excused_runs: int = 0
     """Runs that came to an end which nobody could learn before the server was killed."""
-    without_bytes: int = 0
-    """Completed jobs whose picture was not among the messages: the bridge was killed before it had gone out."""
     resubmitted: int = 0
 
     def __str__(self) -> str:
@@ -66,7 +64,6 @@ class Report:
             f"second attempts: {self.resubmitted}",
             f"redelivered: {self.redelivered}",
             f"runs that ended unseen before a kill: {self.excused_runs}",
-            f"pictures that did not go out: {self.without_bytes}",
         ]
         return "; ".join(words) + "".join(f"\n  {problem}" for problem in self.problems)
 
@@ -133,7 +130,7 @@ def _judge_job(
         report.codes[code] += 1
     match status["status"]:
         case "completed":
-            _judge_completed(report, result, notes, pictures, problem)
+            _judge_completed(result, notes, pictures, problem)
         case "interrupted" if name not in evidence.interrupted:
             problem(f"interrupted, and nobody asked for it: {status['error']}")
         case "failed" if result["attempts"] < evidence.attempts:
@@ -142,7 +139,7 @@ def _judge_job(
 
 
 def _judge_completed(
-    report: Report, result: Mapping[str, Any], notes: Sequence[Note], pictures: Sequence[Picture], problem: Any
+    result: Mapping[str, Any], notes: Sequence[Note], pictures: Sequence[Picture], problem: Any
 ) -> None:
     if not pictures:
         problem("completed without a picture")
@@ -151,7 +148,7 @@ def _judge_completed(
     elif pictures and result["backend"] not in {one.server for one in pictures}:
         problem(f"its result names {result['backend']}, its picture is on {pictures[-1].server}")
     if not any("/output/" in note.topic for note in notes):
-        report.without_bytes += 1
+        problem("completed, and its picture did not go out")
 
 
 def _judge_runs(evidence: Evidence, report: Report, pictures: Sequence[Picture], problem: Any) -> None:

@@ -16,9 +16,8 @@ from tests.support.mqtt_eye import Eye, watching
 GRAPHS = {"fox": txt2img(), "plain": plain(), "sleep": sleep(1.0, 20)}
 
 
-def plan_for(folder: Path, broker: Mosquitto, comfy: StandIn, **more: object) -> Plan:
-    mqtt = {"mqtt": more} if more else {}
-    return Plan(folder, broker.url, comfy.url, workflows=GRAPHS, more=mqtt)  # type: ignore[arg-type]
+def plan_for(folder: Path, broker: Mosquitto, comfy: StandIn, **mqtt: object) -> Plan:
+    return Plan(folder, broker.url, comfy.url, workflows=GRAPHS, more={"mqtt": mqtt})
 
 
 async def remember(port: int, base: str) -> None:
@@ -29,8 +28,9 @@ async def remember(port: int, base: str) -> None:
 
 async def collected(port: int, base: str, prompt_ids: list[str]) -> Eye:
     """Connect with that session, and wait until the final statuses have come."""
-    options = {"identifier": f"collector-{base}", "clean_session": False}
-    async with watching(port, base, version="3.1.1", filters=(), **options) as eye:
+    async with watching(
+        port, base, version="3.1.1", filters=(), identifier=f"collector-{base}", clean_session=False
+    ) as eye:
         for prompt_id in prompt_ids:
             await eye.over(prompt_id)
         return eye

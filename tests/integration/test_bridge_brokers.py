@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ class Listener:
 
     async def until(self, topic: str, *words: bytes) -> list[tuple[str, bytes, bool]]:
         """Everything up to a message on a topic that has these words."""
-        seen = []
+        seen: list[tuple[str, bytes, bool]] = []
         while not seen or seen[-1][0] != topic or any(word not in seen[-1][1] for word in words):
             seen.append(await self.line())
         return seen
@@ -61,6 +62,14 @@ async def publish(port: int, topic: str, *payload: str) -> None:
         "mosquitto_pub", *("-V", "mqttv311", "-h", "127.0.0.1", "-p", str(port), "-q", "1", "-t", topic, *payload)
     )
     assert await process.wait() == 0
+
+
+def is_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 async def test_the_embedded_broker_from_start_to_end(tmp_path: Path) -> None:
@@ -147,8 +156,11 @@ async def test_tls_with_a_password_and_a_client_certificate(tmp_path: Path, vers
             }
         }
         plan = Plan(tmp_path, broker.url, comfy.url, workflows={"fox": txt2img()}, more=more)
-        options = {"username": "bridge", "password": "secret"}
-        async with watching(beside, plan.base, version=version, **options) as eye, bridge(plan):
+        await until(lambda: is_open(beside))
+        async with (
+            watching(beside, plan.base, version=version, username="bridge", password="secret") as eye,
+            bridge(plan),
+        ):
             await eye.payload("bridge/state", "online")
             await eye.done("update/text", "in secret")
             prompt_id = await eye.queue()

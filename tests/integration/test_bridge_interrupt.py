@@ -121,13 +121,11 @@ async def test_those_of_a_workflow_or_a_batch(tmp_path: Path, broker_port: int) 
 async def test_right_after_it_was_queued(tmp_path: Path, broker_port: int) -> None:
     async with house(tmp_path, broker_port, loaded="sleep") as here:
         for number in range(8):
-            before = len(here.eye.of("response/interrupt"))
             await here.eye.send("queue", "")
             await asyncio.sleep(number * 0.004)
             await here.eye.send("interrupt", "")
-            await here.eye.until(lambda before=before: here.eye.of("response/interrupt")[before:])
-            await here.eye.until(lambda number=number: len(here.eye.of("response/queue")) > number)
-            (prompt_id,) = here.eye.last("response/queue").json["data"]["prompt_ids"]
+            await here.eye.count("response/interrupt", number + 1)
+            (prompt_id,) = (await here.eye.count("response/queue", number + 1)).json["data"]["prompt_ids"]
             await ended(here, prompt_id)
         await here.run(workflow="plain")
 

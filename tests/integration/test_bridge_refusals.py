@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.bridge_process import House, house, workflows
-from tests.support.graphs import UI_FORMAT, picture
+from tests.support.graphs import picture, ui_format
 from tests.support.mqtt_eye import watching
 
 MAX_INPUT = 100_000
@@ -22,7 +22,7 @@ MAX_INPUT = 100_000
 async def here(tmp_path_factory: pytest.TempPathFactory, broker_port: int) -> AsyncIterator[House]:
     made = {
         **workflows(),
-        "drawn": UI_FORMAT,
+        "drawn": ui_format("SomeAddOnThatNobodyHas"),
         "broken": '{"3": {"class_type": ',
         "odd": '{"3": "not a node"}',
         "nothing": "{}",
@@ -74,7 +74,6 @@ async def here(tmp_path_factory: pytest.TempPathFactory, broker_port: int) -> As
         ("queue", '{"expires_at": 1}', "expired", ["expires_at"]),
         ("queue", '{"priority": "high"}', "bad_payload", ["priority"]),
         ("queue", '{"transaction": {"a": 1}}', "bad_payload", ["transaction"]),
-        ("queue", '{"grid": {"seed": [1, 2]}}', "unsupported", ["grid"]),
         ("interrupt", '{"prompt": "x"}', "bad_payload", ["prompt"]),
         ("interrupt", '{"prompt_id": 5}', "bad_payload", ["prompt_id"]),
         ("bridge/request/health", "now", "bad_payload", []),
@@ -173,13 +172,13 @@ async def test_files_outside_of_the_folder_are_refused(here: House) -> None:
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_details_name_the_node(here: House) -> None:
-    reply = await here.eye.ask("update/values", {"3.model": "x"})
+    reply = await here.eye.ask("workflow/fox/set", {"3.model": "x"})
     assert reply["details"]["node"] == "3"
 
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_values_are_set_all_or_none(here: House) -> None:
-    await here.eye.refused("update/values", {"prompt": "half", "seed": "no"}, "bad_value", "seed")
+    await here.eye.refused("workflow/fox/set", {"prompt": "half", "seed": "no"}, "bad_value", "seed")
     reply = await here.eye.done("workflow/fox/set", {"steps": 4})
     assert reply["values"]["prompt"] == "a lighthouse"
 
@@ -225,6 +224,7 @@ async def test_retained_commands_are_refused_and_cleared(here: House, broker_por
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_after_all_that_it_works(here: House) -> None:
+    await here.eye.done("load", "fox")
     prompt_id = await here.run()
     assert here.comfy.stats.started[prompt_id] == 1
 
@@ -241,7 +241,7 @@ async def test_a_command_retained_before_the_start(tmp_path: Path, broker_port: 
         ) as here:
             reply = await here.eye.first("response/queue")
             assert reply.json["code"] == "retained"
-            await here.eye.until(lambda here=here: here.eye.of("queue") and here.eye.last("queue").payload == b"")
+            await here.eye.first("queue", lambda one: one.payload == b"")
             await here.eye.done("bridge/request/health")
             assert here.eye.prompt_ids() == []
             # The next one is a command again: just the empty message of the clearing was swallowed.

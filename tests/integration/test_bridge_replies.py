@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -55,7 +56,7 @@ async def test_every_answer_comes_on_its_own_topic_and_on_the_response_topic(tmp
             asked = f"mine/answer/{number}"
             await here.eye.send(command, "", response_topic=f"{here.base}/{asked}", correlation=b"\x00\x01\xff")
             mine = await here.eye.first(asked)
-            (known,) = await here.eye.until(lambda topic=topic, before=before: here.eye.of(topic)[before:])
+            known = await here.eye.count(topic, before + 1)
             assert mine.payload == known.payload
             assert mine.correlation == b"\x00\x01\xff"
             assert mine.content_type == "application/json"
@@ -80,7 +81,7 @@ async def test_a_response_topic_that_is_a_command_starts_nothing(tmp_path: Path,
 
 async def test_msgpack_is_answered_in_msgpack(tmp_path: Path, broker_port: int) -> None:
     async with house(tmp_path, broker_port) as here:
-        packed = {"content_type": "application/msgpack"}
+        packed: dict[str, Any] = {"content_type": "application/msgpack"}
         reply = await here.eye.ask("update/text", msgpack.packb({"node_id": 6, "text": "packed"}), **packed)
         assert (reply["status"], reply["data"]["values"]["prompt"]) == ("ok", "packed")
         assert here.eye.last("response/update/text").content_type == "application/msgpack"

@@ -85,9 +85,9 @@ async def test_events_go_on_after_the_restart(tmp_path: Path, broker_port: int) 
 
 async def test_killed_again_and_again(tmp_path: Path, broker_port: int) -> None:
     async with StandIn() as comfy, apart(tmp_path, broker_port, comfy.url) as (eye, process):
-        ids = (await eye.done("queue", {"count": 3}))["prompt_ids"]
-        for number in range(3):
-            await asyncio.sleep(0.2 * number)  # at some moment or other
+        ids = (await eye.done("queue", {"count": 2}))["prompt_ids"]
+        for number in range(2):
+            await asyncio.sleep(0.3 * number)  # at some moment or other
             await again(eye, process)
         for prompt_id in ids:
             assert (await eye.over(prompt_id, within=40))["status"] == "completed"

@@ -70,10 +70,10 @@ async def test_what_is_wrong_with_workflows(tmp_path: Path, broker_port: int) ->
         assert done.code == 0, done
         told = {line.split()[2].rstrip(":"): line for line in lines(done, "workflow")}
         assert told["good"].startswith("ok")
-        assert "mine.safetensors is missing" in told["lacking"]
-        assert "FancyNode is unknown" in told["fancy"]
+        assert "mine.safetensors" in told["lacking"]
+        assert "the node class FancyNode" in told["fancy"]
         assert "not JSON" in told["broken.json"]
-        assert "Export (API)" in told["ui.json"]
+        assert "editor" in told["ui.json"]
         done = await run(tmp_path, "check", *options(plan), "-o", "workflows.loaded=ui")
         assert done.code == 1
         assert "workflows.loaded" in done.out

@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 from tests.integration.cli_processes import run, started
-from tests.support.bridge_process import House, Plan, bridge, eventually, house
-from tests.support.brokers import free_port, mosquitto, nats
+from tests.support.bridge_process import House, Plan, bridge, house
+from tests.support.brokers import free_port, mosquitto, nats, until
 from tests.support.graphs import picture, txt2img
 from tests.support.mqtt_eye import watching
 from tests.support.scripted import CONNECT, obliging, scripted
@@ -126,7 +126,7 @@ async def test_submit_lives_through_a_broker_that_goes(tmp_path: Path) -> None:
                 await cli.says("running")
                 await broker.kill()
                 await cli.says("lost the broker")
-                await eventually(lambda: made.comfy.stats.executed)
+                await until(lambda: made.comfy.stats.executed)
                 await broker.start()
                 done = await cli.ends()
             assert done.code == 0, done
@@ -182,7 +182,7 @@ async def test_watch_sees_a_bridge_come_and_go(tmp_path: Path, broker_port: int)
 async def test_clients_leave_no_will(tmp_path: Path) -> None:
     async with scripted(obliging) as broker, started(tmp_path, "watch", "--mqtt-url", broker.url) as cli:
         await cli.says("watching")
-        await eventually(lambda: len(broker.of(CONNECT)) == 2)
+        await until(lambda: len(broker.of(CONNECT)) == 2)
         flags = [packet.body[7] for packet in broker.of(CONNECT)]
         assert not any(flag & 0b100 for flag in flags)
         identifiers = {packet.body[13:] for packet in broker.of(CONNECT)}

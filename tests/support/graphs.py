@@ -82,13 +82,29 @@ def picture(*, color: str = "red", size: tuple[int, int] = (24, 16), kind: str =
     return buffer.getvalue()
 
 
-UI_FORMAT: dict[str, Any] = {
-    "last_node_id": 2,
-    "last_link_id": 1,
-    "nodes": [{"id": 1, "type": "EmptyImage", "inputs": [], "outputs": [], "widgets_values": [64, 64, 1, 0]}],
-    "links": [],
-    "groups": [],
-    "config": {},
-    "extra": {},
-    "version": 0.4,
-}
+def ui_format(class_type: str) -> dict[str, Any]:
+    """A workflow as ComfyUI's editor saves it: a node of that class, and one that saves its picture."""
+    source = {
+        "id": 1,
+        "type": class_type,
+        "inputs": [],
+        "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [1], "slot_index": 0}],
+        "widgets_values": [64, 64, 1, 0],
+    }
+    save = {
+        "id": 2,
+        "type": "SaveImage",
+        "inputs": [{"name": "images", "type": "IMAGE", "link": 1}],
+        "outputs": [],
+        "widgets_values": ["drawn"],
+    }
+    return {
+        "last_node_id": 2,
+        "last_link_id": 1,
+        "nodes": [source, save],
+        "links": [[1, 1, 0, 2, 0, "IMAGE"]],
+        "groups": [],
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+    }

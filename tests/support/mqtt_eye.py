@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,11 @@ class Eye:
         )
         return found
 
+    async def count(self, topic: str, number: int) -> Seen:
+        """Wait until there are so many messages on a topic, and return the last of them."""
+        await self.until(lambda: len(self.of(topic)) >= number, what=f"message {number} on {topic}")
+        return self.of(topic)[number - 1]
+
     async def payload(self, topic: str, payload: str, *, within: float = PATIENCE) -> None:
         """Wait until the newest message on a topic is this one."""
         await self.until(
@@ -164,7 +169,7 @@ class Eye:
     ) -> None:
         properties: Properties | None = None
         if self.version == "5":
-            properties = Properties(PacketTypes.PUBLISH)
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # of paho
             for name, value in (
                 ("ContentType", content_type),
                 ("ResponseTopic", response_topic),
@@ -282,8 +287,3 @@ async def watching(
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError, aiomqtt.MqttError):
                 await reading
-
-
-def bases(word: str) -> Iterator[str]:
-    """Base topics that nobody else uses."""
-    return (f"{word}-{number}" for number in itertools.count(1))

@@ -241,7 +241,7 @@ def test_the_entry_in_the_list_of_workflows(good: Any) -> None:
     }
 
 
-def test_the_samples_are_good_and_use_stock_nodes_only() -> None:
+async def test_the_samples_are_good_and_use_stock_nodes_only() -> None:
     library = Library(SAMPLES)
     assert library.load() == ()
     names = {name: {one.name for one in workflow.parameters} for name, workflow in library.workflows.items()}
@@ -250,7 +250,79 @@ def test_the_samples_are_good_and_use_stock_nodes_only() -> None:
     assert names["upscale"] == {"image"}
     assert {"width", "height", "color"} <= names["hello"]
     stock = set(recorded("l_http/object_info_keys.json"))
+    assert {"count", "palette"} <= names["stripes"]
+    assert {"prompt", "seed", "source", "upscale"} <= names["sd15-picture"]
     for workflow in library.workflows.values():
-        assert len(workflow.outputs) == 1
-        assert {entry["class_type"] for entry in workflow.graph.values()} <= stock
-        assert all(entry["_meta"]["title"] for entry in workflow.graph.values())
+        seeds = {one.targets[0]: 1 for one in workflow.parameters if one.default == "random"}
+        graph = (await workflow.instantiate(seeds)).graph
+        assert {entry["class_type"] for entry in graph.values()} <= stock
+        if workflow.kind == "workflow":
+            assert len(workflow.outputs) == 1
+            assert all(entry["_meta"]["title"] for entry in graph.values())
+
+
+def test_a_sidecar_says_more_and_its_faults_are_told(tmp_path: Path, good: Any) -> None:
+    write(tmp_path, "a/fox.json", good)
+    write(tmp_path, "a/fox.toml", "title = 'Fox'\n[parameters.steps]\nmax = 30\n[parameters.x]\nnode = 99")
+    write(tmp_path, "a/dog.toml", "title = 'Dog'")
+    library = Library(tmp_path)
+    found = {one.path: (one.workflow, one.error.message) for one in library.load()}
+    assert found["a/fox.toml"][0] == "a-fox"
+    assert "parameters.x" in found["a/fox.toml"][1]
+    assert found["a/dog.toml"] == (None, "a/dog.toml stands beside no workflow; a/dog.json or a/dog.py is missing.")
+    fox = library.get("a-fox")
+    assert fox.title == "Fox"
+    assert next(one for one in fox.parameters if one.name == "steps").max == 30
+
+    # While it is no TOML the last good one stays; without the file it is forgotten.
+    file = write(tmp_path, "a/fox.toml", "title = \nx = 1")
+    problems = [one for one in library.load() if one.path == "a/fox.toml"]
+    assert "not TOML" in problems[0].error.message
+    assert "line 1" in problems[0].error.message
+    assert library.get("a-fox").title == "Fox"
+    file.unlink()
+    library.load()
+    assert library.get("a-fox").title == "a / fox"
+    write(tmp_path, "a/fox.toml", b"title = '\xff'")
+    assert any("UTF-8" in one.error.message for one in library.load())
+
+
+def test_an_editors_file_is_converted_once_the_classes_are_known(tmp_path: Path, good: Any) -> None:
+    editors = recorded("e_validation/ui_format.json")
+    write(tmp_path, "fox.json", editors)
+    write(tmp_path, "dog.json", {"workflow": editors})
+    library = Library(tmp_path)
+    assert {type(one.error) for one in library.load()} == {UiFormat}
+    with pytest.raises(UiFormat, match=r"as soon as a ComfyUI is there.*Export \(API\)"):
+        library.get("fox")
+    image = ["INT", {"default": 1}]
+    info = {
+        "EmptyImage": {"input": {"required": dict.fromkeys(("width", "height", "batch_size", "color"), image)}},
+        "SaveImage": {"input": {"required": {"images": ["IMAGE"], "filename_prefix": ["STRING", {}]}}},
+    }
+    library.learn({"Other": {}})
+    assert "does not know 'EmptyImage', 'SaveImage'" in library.problems[0].error.message
+    library.learn(info)
+    assert library.problems == ()
+    assert library.names() == ("dog", "fox")
+    graph = library.get("fox").graph
+    assert graph["1"]["inputs"] == {"width": 64, "height": 64, "batch_size": 1, "color": 0}
+    assert graph["2"]["inputs"] == {"filename_prefix": "ui", "images": ["1", 0]}
+    assert library.load() == ()
+
+    # In the place of a good one it counts only when it can be converted.
+    write(tmp_path, "cat.json", good)
+    library.load()
+    write(tmp_path, "cat.json", {"nodes": [{"id": 1, "type": "Strange", "outputs": [{"links": [1]}]}], "links": []})
+    (problem,) = library.load()
+    assert isinstance(problem.error, UiFormat)
+    assert library.get("cat").graph == good
+
+
+def test_other_mappings_need_no_reading(tmp_path: Path, good: Any) -> None:
+    file = write(tmp_path, "fox.json", good)
+    library = Library(tmp_path)
+    library.load()
+    file.unlink()
+    library.remap({"fox": {"idea": "6"}})
+    assert "idea" in {one.name for one in library.get("fox").parameters}

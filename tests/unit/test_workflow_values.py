@@ -75,7 +75,7 @@ def test_keys_with_dots_and_of_several_inputs() -> None:
         ("6", UnknownParameter, "'6'.*<node>.<input>"),
         ("99.text", UnknownNode, "'99'"),
         ("Smapler.steps", UnknownNode, "'Smapler'.*'Sampler'"),
-        ("CLIPTextEncode.text", UnknownNode, "node 6 .*node 7 "),
+        ("CLIPTextEncode.txt", NoSuchInput, "node 6 .*'txt'.*'text'"),
         ("3.step", NoSuchInput, "'step'.*'steps'"),
         ("3.a.b", NoSuchInput, r"'a\.b'"),
         ("3.", UnknownParameter, r"'3\.'"),

@@ -1,0 +1,206 @@
+"""Chains: steps that hand their outputs on, driven and shown like a workflow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.support.bridge_process import BridgeProcess, ComfyProcess, House, Plan, ended, house
+from tests.support.graphs import Graph, img2img, node, sleep, txt2img
+from tests.support.mqtt_eye import Eye, watching
+
+TWO_STEPS = """
+title = "Draw, then turn"
+[[steps]]
+name = "draw"
+workflow = "fox"
+values = { steps = 2 }
+[[steps]]
+name = "turn"
+workflow = "img"
+values = { image = { step = "draw" } }
+"""
+
+
+def workflows() -> dict[str, Graph]:
+    return {
+        "fox": txt2img(),
+        "img": img2img(),
+        "sleep": sleep(30.0, 600),
+        "fail": {"1": node("StandInFail", message="on purpose"), "2": node("PreviewAny", source=["1", 0])},
+        "text": {"1": node("PrimitiveString", value="a red kite"), "2": node("PreviewAny", source=["1", 0])},
+    }
+
+
+def chains(folder: Path, **files: str) -> dict[str, Any]:
+    directory = folder / "chains"
+    directory.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (directory / f"{name}.toml").write_text(text, encoding="utf-8")
+    return {"workflows": {"chains": str(directory)}}
+
+
+@contextlib.asynccontextmanager
+async def chained(folder: Path, broker_port: int, **files: str) -> AsyncIterator[House]:
+    async with house(folder, broker_port, workflows=workflows(), more=chains(folder, **files)) as made:
+        yield made
+
+
+async def final(eye: Eye, batch_id: str, within: float = 30.0) -> dict[str, Any]:
+    seen = await eye.first(
+        f"batch/{batch_id}/status",
+        lambda one: one.json["status"] in {"completed", "failed", "interrupted"},
+        within=within,
+    )
+    return dict(seen.json)
+
+
+async def test_a_step_gets_what_an_earlier_one_made(tmp_path: Path, broker_port: int) -> None:
+    async with chained(tmp_path, broker_port, duo=TWO_STEPS) as here:
+        (entry,) = [
+            one for one in (await here.eye.done("bridge/request/workflows"))["workflows"] if one["name"] == "duo"
+        ]
+        assert (entry["kind"], entry["title"]) == ("chain", "Draw, then turn")
+        assert {"prompt", "seed", "steps"} <= {parameter["name"] for parameter in entry["parameters"]}
+        assert "image" not in {parameter["name"] for parameter in entry["parameters"]}
+        await here.eye.done("workflow/duo/set/prompt", "an owl")
+        data = await here.eye.done("workflow/duo/queue", {"values": {"seed": 7}})
+        (chain_id,) = data["prompt_ids"]
+        assert data["batch_id"] == chain_id
+        result = await here.eye.over(chain_id)
+        assert result["status"] == "completed"
+        assert [(part["step"], part["status"]) for part in result["parts"]] == [
+            ("draw", "completed"),
+            ("turn", "completed"),
+        ]
+        draw, turn = (part["job_id"] for part in result["parts"])
+        drawn, turned = here.eye.of(f"prompt/{draw}/result")[0].json, here.eye.of(f"prompt/{turn}/result")[0].json
+        assert (drawn["values"]["prompt"], drawn["values"]["seed"], drawn["values"]["steps"]) == ("an owl", 7, 2)
+        assert drawn["parent"] == turned["parent"] == chain_id
+        assert here.eye.statuses(chain_id) == ["queued", "running", "completed"]
+        # The bytes went through: the second picture is the first one, inverted.
+        saved = next(output["n"] for output in turned["outputs"] if output["type"] == "output")
+        pictures = (here.eye.outputs(draw)[0], here.eye.outputs(turn)[saved])
+        first, second = (Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures)
+        red, inverted = first.getpixel((3, 3)), second.getpixel((3, 3))
+        assert isinstance(red, tuple)
+        assert isinstance(inverted, tuple)
+        assert all(abs(255 - a - b) <= 2 for a, b in zip(red, inverted, strict=True))
+        assert here.eye.outputs(chain_id) == here.eye.outputs(turn)
+        assert here.eye.last("workflow/duo/image").payload == pictures[1]
+        assert (await final(here.eye, chain_id))["status"] == "completed"
+        assert len(here.eye.of(f"batch/{chain_id}/result")) == 1
+
+
+async def test_a_step_that_fails_names_itself_and_is_tried_again(tmp_path: Path, broker_port: int) -> None:
+    text = (
+        TWO_STEPS
+        + """
+[[steps]]
+name = "bad"
+workflow = "fail"
+retry = 1
+[[steps]]
+name = "never"
+workflow = "fox"
+"""
+    )
+    async with chained(tmp_path, broker_port, trio=text) as here:
+        (chain_id,) = (await here.eye.done("queue", {"workflow": "trio"}))["prompt_ids"]
+        result = await here.eye.over(chain_id)
+        assert result["status"] == "failed"
+        assert result["error"]["code"] == "execution_error"
+        assert "step 'bad'" in result["error"]["message"]
+        assert "on purpose" in result["error"]["message"]
+        parts = {part["step"]: part for part in result["parts"]}
+        assert (parts["bad"]["status"], parts["bad"]["tries"]) == ("failed", 2)
+        assert "never" not in parts
+
+
+async def test_conditions_and_texts(tmp_path: Path, broker_port: int) -> None:
+    text = """
+[[steps]]
+name = "idea"
+workflow = "text"
+[[steps]]
+name = "bad"
+workflow = "fail"
+[[steps]]
+name = "instead"
+workflow = "fox"
+values = { prompt = { step = "idea", text = 0 } }
+when = { step = "bad", status = "failed" }
+[[steps]]
+name = "not"
+workflow = "fox"
+when = { step = "idea", text = "blue" }
+"""
+    async with chained(tmp_path, broker_port, cond=text) as here:
+        (chain_id,) = (await here.eye.done("queue", {"workflow": "cond"}))["prompt_ids"]
+        result = await here.eye.over(chain_id)
+        assert result["status"] == "completed", result
+        parts = {part["step"]: part for part in result["parts"]}
+        assert parts["not"]["status"] == "skipped"
+        job_id = parts["instead"]["job_id"]
+        assert here.eye.of(f"prompt/{job_id}/result")[0].json["values"]["prompt"] == "a red kite"
+
+
+@pytest.mark.parametrize("by", ["prompt_id", "batch_id", "all"])
+async def test_a_chain_is_interrupted(tmp_path: Path, broker_port: int, by: str) -> None:
+    text = '[[steps]]\nname = "slow"\nworkflow = "sleep"\n[[steps]]\nname = "after"\nworkflow = "fox"\n'
+    async with chained(tmp_path, broker_port, slow=text) as here:
+        (chain_id,) = (await here.eye.done("queue", {"workflow": "slow"}))["prompt_ids"]
+        await here.eye.first(f"prompt/{chain_id}/status", lambda one: one.json["title"] == "slow")
+        await here.eye.done("interrupt", None if by == "all" else {by: chain_id})
+        result = await here.eye.over(chain_id)
+        assert (result["status"], result["error"]["code"]) == ("interrupted", "interrupted")
+        assert [part["step"] for part in result["parts"]] == ["slow"]
+
+
+async def test_a_chain_goes_on_at_its_step_after_the_death_of_the_bridge(tmp_path: Path, broker_port: int) -> None:
+    comfy = ComfyProcess(tmp_path, step_delay=0.25)
+    longer = TWO_STEPS.split("\n", 2)[2].replace("steps = 2", "steps = 12")
+    for old, new in (("draw", "again"), ("turn", "more")):
+        longer = longer.replace(f'"{old}"', f'"{new}"')
+    more = chains(tmp_path, duo=TWO_STEPS.replace("steps = 2", "steps = 1") + longer)
+    plan = Plan(tmp_path, f"mqtt://127.0.0.1:{broker_port}", comfy.url, workflows=workflows(), more=more)
+    process = BridgeProcess(plan)
+    with ended(process, comfy):
+        await comfy.up()
+        async with watching(broker_port, plan.base) as eye:
+            process.start()
+            await eye.payload("bridge/state", "online")
+            (chain_id,) = (await eye.done("queue", {"workflow": "duo"}))["prompt_ids"]
+            await eye.first(f"prompt/{chain_id}/status", lambda one: one.json["title"] == "again")
+            process.kill()
+            await eye.payload("bridge/state", "offline")
+            process.start()
+            result = await eye.over(chain_id, within=40)
+            assert result["status"] == "completed", result
+            assert [part["tries"] for part in result["parts"]] == [1, 1, 1, 1], result["parts"]
+            assert set((await comfy.stats())["executed"].values()) == {1}
+
+
+async def test_broken_chains_are_told(tmp_path: Path, broker_port: int) -> None:
+    files = {
+        "a": '[[steps]]\nname = "one"\nworkflow = "nowhere"\n',
+        "b": '[[steps]]\nname = "one"\nworkflow = "img"\nvalues = { image = { step = "later" } }\n',
+        "c": "steps = 3",
+        "fox": '[[steps]]\nworkflow = "fox"\n',
+    }
+    async with chained(tmp_path, broker_port, **files) as here:
+        data = await here.eye.done("bridge/request/workflows")
+        told = {problem["path"]: json.dumps(problem["error"]) for problem in data["problems"]}
+        assert "nowhere" in told["a.toml"]
+        assert "later" in told["b.toml"]
+        assert "steps" in told["c.toml"]
+        assert "fox" in told["fox.toml"]
+        await here.eye.refused("queue", {"workflow": "a"}, "unknown_workflow", "step", "nowhere")
+        await here.eye.refused("workflow/b/queue", None, "bad_value", "one", "later")
