@@ -51,8 +51,12 @@ class Batches:
         match event:
             case events.JobStatus(final=False) | events.JobProgress():
                 batch = self._of_job.get(event.job_id)
-                if batch is not None:
-                    batch.progress(event.job_id, Status(event.document["status"]), float(event.document["percent"]))
+                if batch is None:
+                    return
+                status = Status(event.document["status"])
+                batch.progress(event.job_id, status, float(event.document["percent"]))
+                # That one more of them waits changes nothing for the whole.
+                if status is not Status.QUEUED or event.job_id == batch.job_ids[0]:
                     self._hub.publish(events.BatchStatus(batch.id, batch.document(), final=False))
             case events.JobResult():
                 batch = self._of_job.get(event.job_id)

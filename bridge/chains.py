@@ -205,9 +205,7 @@ class Chains:
 
     async def load(self) -> None:
         """Go on with the chains that the last run left."""
-        for job in await self._store.unfinished():
-            if job.kind != _KIND:
-                continue
+        for job in await self._store.unfinished_chains():
             document = json.loads(await self._store.raw_payload(job.id))
             chain = read_chain(document["chain"], where=str(job.workflow))
             parts = {part["step"]: Part(**part) for part in job.parts}

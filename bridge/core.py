@@ -266,7 +266,7 @@ class Core:
         chains = self._chains.ids(workflow) if request.batch_id is None else []
         for chain_id in chains:
             await self._chains.interrupt(chain_id)
-        ids = chains + self._runner.interrupt_all(batch_id=request.batch_id, workflow=workflow)
+        ids = chains + await self._runner.interrupt_all(batch_id=request.batch_id, workflow=workflow)
         if request.batch_id is not None and not ids:
             raise errors.UnknownPrompt(f"there is no batch {request.batch_id!r} with jobs that wait or run")
         return {"prompt_ids": ids}

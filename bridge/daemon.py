@@ -55,8 +55,11 @@ async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]]
         core = Core(settings, store, Library(settings.workflows.dir), runner, hub)
         await core.start()
         stack.enter_context(hub.subscribed(core.listener))
-        face = MqttFace(settings.mqtt, core, store, hub, homeassistant=settings.homeassistant, url=url)
+        face = MqttFace(
+            settings.mqtt, core, store, hub, homeassistant=settings.homeassistant, prompting=settings.prompting, url=url
+        )
         await stack.enter_async_context(face.listening())
+        core.health_parts["prompting"] = core.prompts.health
         http = None
         if settings.http.port:
             http = _http_face(settings, core, hub)
@@ -79,6 +82,7 @@ async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]]
             mqtt = group.create_task(supervise("the MQTT face", face.run), name="mqtt")
             faces.add(mqtt)
             group.create_task(core.drive(), name="chains")
+            group.create_task(supervise("the prompt step", core.prompts.run), name="prompts")
             group.create_task(_housekeeping(core, store), name="housekeeping")
             if settings.workflows.watch:
                 watch = functools.partial(watch_folder, settings.workflows.dir, core.refresh)

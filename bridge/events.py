@@ -180,7 +180,9 @@ class ModelPull:
 
 @dataclass(frozen=True, slots=True)
 class PromptValuesChanged:
-    """What ideas have that do not say it themselves changed."""
+    """What ideas have that do not say it themselves, as `ollama/values` has it."""
+
+    document: Document
 
 
 Event = (

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bridge.errors import BadValue, BridgeError, FileMissing, InvalidGraph, TooLarge, UnknownWorkflow
+from bridge.errors import BadValue, BridgeError, FileMissing, InvalidGraph, RecipeError, TooLarge, UnknownWorkflow
 from bridge.recipes import Recipe, read_recipe, with_sidecar
 from bridge.workflow.convert import convert
 from bridge.workflow.declared import describe
@@ -41,6 +41,19 @@ class Problem:
     workflow: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A workflow with what it was made of, so that it is made once."""
+
+    graph: Graph | None
+    recipe: Recipe | None
+    sidecar: Sidecar
+    mappings: Mapping[str, str]
+    object_info: Mapping[str, Any]
+    workflow: Workflow
+    wrong: tuple[BridgeError, ...]
+
+
 @dataclass(slots=True)
 class _Source:
     """A file of a workflow as it was read; `graph` and `recipe` are the last good ones."""
@@ -58,6 +71,7 @@ class _Source:
     recipe: Recipe | None = None
     sidecar: Sidecar = Sidecar()  # noqa: RUF009  frozen
     sidecar_errors: tuple[tuple[str, BridgeError], ...] = ()
+    made: _Made | None = None
 
 
 class Library:
@@ -178,16 +192,11 @@ class Library:
         if source.not_converted is not None:
             errors.append((source.path, source.not_converted))
         errors += source.sidecar_errors
-        workflow: Workflow | None = None
-        wrong: tuple[BridgeError, ...] = ()
-        if source.recipe is not None:
-            workflow, wrong = with_sidecar(source.recipe, source.sidecar)
-        elif source.graph is not None:
-            mappings = self._mappings.get(source.name, NO_MAPPINGS)
-            workflow, wrong = build(source.name, source.path, source.graph, mappings, object_info, source.sidecar)
-        errors += [(_place(error, source), error) for error in wrong]
+        made = source.made = _made(source, self._mappings.get(source.name, NO_MAPPINGS), object_info)
+        if made is not None:
+            errors += [(_place(error, source), error) for error in made.wrong]
         problems += [Problem(path, error, source.name) for path, error in errors]
-        return workflow
+        return None if made is None else made.workflow
 
     def names(self) -> tuple[str, ...]:
         """The names, sorted."""
@@ -258,15 +267,34 @@ def build(
     return from_graph(name, path, found, sidecar), found.errors
 
 
+def _made(source: _Source, mappings: Mapping[str, str], object_info: Mapping[str, Any]) -> _Made | None:
+    graph, recipe, sidecar, made = source.graph, source.recipe, source.sidecar, source.made
+    same = made is not None and made.graph is graph and made.recipe is recipe and made.object_info is object_info
+    if made is not None and same and made.sidecar == sidecar and made.mappings == mappings:
+        return made
+    workflow: Workflow
+    if recipe is not None:
+        workflow, wrong = with_sidecar(recipe, sidecar)
+    elif graph is not None:
+        workflow, wrong = build(source.name, source.path, graph, mappings, object_info, sidecar)
+    else:
+        return None
+    return _Made(graph, recipe, sidecar, mappings, object_info, workflow, wrong)
+
+
 def _read(name: str, path: str, file: Path, before: _Source | None) -> _Source:
     """The file; what cannot be read or is broken keeps its last good version."""
     made = _Source(name, path)
     if before is not None:
-        made.graph, made.editor, made.recipe = before.graph, before.editor, before.recipe
+        made.graph, made.editor, made.recipe, made.made = before.graph, before.editor, before.recipe, before.made
     try:
         made.data = _bytes(file, path)
-        if before is not None and before.data == made.data:
-            made.error = before.error
+        if before is not None and before.data == made.data and not _may_be_better(before.error):
+            made.error, made.converted_for, made.not_converted = (
+                before.error,
+                before.converted_for,
+                before.not_converted,
+            )
         elif path.lower().endswith(RECIPE):
             made.recipe = read_recipe(name, path, file, made.data)
         else:
@@ -278,6 +306,11 @@ def _read(name: str, path: str, file: Path, before: _Source | None) -> _Source:
     except BridgeError as error:
         made.error = error
     return made
+
+
+def _may_be_better(error: BridgeError | None) -> bool:
+    """Whether a file that has not changed may be good now: a recipe whose import raised, for a package perhaps."""
+    return isinstance(error, RecipeError) and bool(error.details)
 
 
 def _read_beside(source: _Source, path: str, file: Path, before: _Source | None) -> None:

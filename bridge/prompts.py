@@ -136,7 +136,7 @@ class Prompts:
         if given.get("workflow"):
             self._pictures.check_then(requests.Then(workflow=given["workflow"]))
         self._set.update(given)
-        self._hub.publish(events.PromptValuesChanged())
+        self._hub.publish(events.PromptValuesChanged(self.values()))
         await self._store.set_fact(_VALUES, dict(self._set))
         return self.values()
 
@@ -158,6 +158,7 @@ class Prompts:
 
     async def run(self) -> None:
         """Look after the writer and write, until cancelled."""
+        self._hub.publish(events.PromptValuesChanged(self.values()))
         for document in self._lost:
             error = errors.Cancelled("the bridge ended before it was written")
             self._hub.publish(events.PromptWritten(document["id"], {**document, **failure(error)}))

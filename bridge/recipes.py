@@ -15,23 +15,21 @@ its own with a time limit, so that one that hangs or fails is an answer and not 
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import hashlib
 import inspect
 import sys
-import threading
-import traceback
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, PydanticUserError, ValidationError
 
 from bridge.errors import BadValue, BridgeError, NoSuchInput, RecipeError, UnknownParameter
 from bridge.jobs.model import ImageValue, Payload
+from bridge.recipe_thread import finished, in_thread, in_thread_blocking
 from bridge.workflow import values as given
 from bridge.workflow.declared import chosen_outputs, with_declarations
 from bridge.workflow.graph import Graph, Target, is_json, is_link, read_graph, slug
@@ -54,7 +52,6 @@ Seed = Annotated[int, Field(ge=0, le=SEED_MAX, json_schema_extra={"format": "see
 TIME_LIMIT = 30.0
 """Seconds that a recipe may take, once to be imported and each time to build its graph."""
 
-T = TypeVar("T")
 _TYPES: Mapping[str, Type] = {"string": "text", "integer": "integer", "number": "number", "boolean": "boolean"}
 _OWN = ""
 """Stands for the recipe where an input names its node."""
@@ -120,7 +117,7 @@ class Recipe(Workflow):
         except ValidationError as error:
             raise BadValue("; ".join(_field_error(one) for one in error.errors())) from None
         made = self.build(checked)
-        return asyncio.run(_limited(self.path, made, self.time_limit)) if inspect.isawaitable(made) else made
+        return finished(self.path, made, self.time_limit)
 
     def _only_parameters(
         self, ref: str | int | None, find: Callable[..., tuple[Target, ...]], types: tuple[str, ...]
@@ -169,7 +166,7 @@ def read_recipe(name: str, path: str, file: Path, source: bytes, *, time_limit: 
         exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)  # noqa: S102  a trusted folder
         return _recipe(name, path, module)
 
-    return dataclasses.replace(_in_thread_blocking(path, execute, time_limit), time_limit=time_limit)
+    return dataclasses.replace(in_thread_blocking(path, execute, time_limit), time_limit=time_limit)
 
 
 def with_sidecar(recipe: Recipe, sidecar: Sidecar) -> tuple[Recipe, tuple[BridgeError, ...]]:
@@ -312,90 +309,3 @@ def _field_error(error: Any) -> str:
     value = error["input"]
     got = f", and got {kind_of(value) if isinstance(value, (list, dict)) else shown(value)}" if error["loc"] else ""
     return f"{name}: {message[:1].lower()}{message[1:]}{got}"
-
-
-async def _limited(path: str, awaitable: Any, limit: float) -> Any:
-    try:
-        async with asyncio.timeout(limit) as scope:
-            return await awaitable
-    except TimeoutError:
-        if scope.expired():
-            raise _too_slow(path, limit) from None
-        raise
-
-
-async def in_thread(path: str, work: Callable[[], T], limit: float) -> T:
-    """Run the code of a recipe in a thread of its own, which is given up when the limit (seconds) is over.
-
-    Raises BridgeErrors of the work as they are, anything else as a `RecipeError`.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def finish(result: T | None, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]  # None only where T is
-
-    def run() -> None:
-        result, error = _caught(path, work)
-        try:
-            loop.call_soon_threadsafe(finish, result, error)
-        except RuntimeError:
-            return  # the loop is closed: nobody waits
-
-    threading.Thread(target=run, name=f"recipe {path}", daemon=True).start()
-    try:
-        # The work's own limit, for a coroutine, comes first.
-        return await asyncio.wait_for(done, limit + 0.5)
-    except TimeoutError:
-        raise _too_slow(path, limit) from None
-
-
-def _in_thread_blocking(path: str, work: Callable[[], T], limit: float) -> T:
-    found: list[tuple[T | None, BridgeError | None]] = []
-    thread = threading.Thread(target=lambda: found.append(_caught(path, work)), name=f"recipe {path}", daemon=True)
-    thread.start()
-    thread.join(limit)
-    if not found:
-        raise _too_slow(path, limit)
-    result, error = found[0]
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]  # None only where T is
-
-
-def _caught(path: str, work: Callable[[], T]) -> tuple[T | None, BridgeError | None]:
-    try:
-        return work(), None
-    except BridgeError as error:
-        return None, error
-    except BaseException as error:  # noqa: BLE001  sys.exit() in a recipe must not end anything
-        return None, _failure(path, error)
-
-
-def _too_slow(path: str, limit: float) -> RecipeError:
-    return RecipeError(f"{path} was not done within {limit:g} s; a recipe builds a graph and does no work itself.")
-
-
-def _failure(path: str, error: BaseException) -> RecipeError:
-    """What the code of a recipe raised, in one sentence with its line."""
-    file = Path(path).name
-    line = error.lineno if isinstance(error, SyntaxError) else None
-    try:
-        for frame in traceback.extract_tb(error.__traceback__):
-            if Path(frame.filename).name == file:
-                line = frame.lineno
-        words = str(error.msg if isinstance(error, SyntaxError) else error)
-    except Exception:  # noqa: BLE001  an exception of a recipe may fail to describe itself
-        words = ""
-    words = " ".join(words.encode("utf-8", "replace").decode("utf-8").split())
-    kind = type(error).__name__
-    at = f"{path}, line {line}" if line is not None else path
-    details: dict[str, Any] = {"file": path, "exception": kind}
-    if line is not None:
-        details["line"] = line
-    return RecipeError(f"{at}: {kind}{f': {words[:500]}' if words else ''}", details=details)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -25,9 +26,12 @@ def accepted(jobs: Sequence[Job]) -> dict[str, Any]:
 class Transactions:
     """Remembers the answers of ten minutes, over restarts too."""
 
-    def __init__(self, store: Store, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, *, clock: Callable[[], float], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._monotonic = monotonic
         self._replies: dict[tuple[str, str], tuple[float, asyncio.Future[Reply]]] = {}
 
     async def load(self) -> None:
@@ -35,7 +39,7 @@ class Transactions:
         known = {(command, key): (at, reply) for command, key, at, reply in await self._store.transactions()}
         # A crash may have come between the writing of the jobs and that of the answer.
         jobs: dict[tuple[str, str], list[Job]] = {}
-        for job in await self._store.recent():
+        for job in await self._store.recent_transactions():
             if job.transaction is not None and job.transaction not in known:
                 jobs.setdefault(job.transaction, []).append(job)
         for transaction, made in jobs.items():
@@ -43,7 +47,8 @@ class Transactions:
         for transaction, (at, reply) in sorted(known.items(), key=lambda item: item[1][0]):
             future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
             future.set_result(reply)
-            self._replies[transaction] = (at, future)
+            age = min(max(0.0, self._clock() - at), TRANSACTION_AGE)
+            self._replies[transaction] = (self._monotonic() - age, future)
 
     async def once(self, command: str, key: str, run: Callable[[], Awaitable[Reply]]) -> Reply:
         """Run a command, or return the answer that it had; one that still runs is waited for."""
@@ -52,7 +57,7 @@ class Transactions:
         if known is not None:
             return await asyncio.shield(known[1])
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._replies[command, key] = (self._clock(), future)
+        self._replies[command, key] = (self._monotonic(), future)
         try:
             reply = await run()
         except BaseException:
@@ -68,7 +73,8 @@ class Transactions:
 
     def _forget(self) -> None:
         # In the order of their coming, so that only the old ones are looked at.
-        limit = self._clock() - TRANSACTION_AGE
+        # By a clock that never jumps; a computer without one of its own sets the wall clock late.
+        limit = self._monotonic() - TRANSACTION_AGE
         for key, (at, future) in list(self._replies.items()):
             if at > limit:
                 break

@@ -80,21 +80,27 @@ def _show(library: Library, options: Options) -> int:
     if options.json:
         say(json.dumps(workflow.to_json(), ensure_ascii=False, indent=2))
         return 0
-    say(f"{workflow.name} ({printable(workflow.path)})")
+    say(f"{workflow.name} ({printable(workflow.path)}): {printable(workflow.title)}")
+    if workflow.description:
+        say(printable(workflow.description))
     rows = [_row(parameter) for parameter in workflow.parameters]
     if rows:
         _table(("parameter", "type", "default", "limits", "sets"), rows)
     else:
         say("It has no parameters.")
     made = [f"{output.title} (node {output.node}, {output.type})" for output in workflow.outputs]
-    say(printable(f"It makes: {', '.join(made) or 'nothing that is saved'}"))
+    if workflow.kind == "workflow":  # what a recipe makes is known once it runs
+        say(printable(f"It makes: {', '.join(made) or 'nothing that is saved'}"))
     say(_example(workflow))
     return 0
 
 
 def _row(parameter: Parameter) -> tuple[str, str, str, str, str]:
-    targets = ", ".join(f"{target.node}.{target.input}" for target in parameter.targets)
-    return parameter.name, parameter.type, _short(parameter.default), _limits(parameter), targets
+    sets = [f"{target.node}.{target.input}" for target in parameter.targets if target.node]
+    for choice, values in parameter.presets.items():
+        sets.append(f"{choice}: {', '.join(f'{name}={_short(value)}' for name, value in values.items())}")
+    name = f"{parameter.name} (hidden)" if parameter.hidden else parameter.name
+    return name, parameter.type, _short(parameter.default), _limits(parameter), "; ".join(sets)
 
 
 def _limits(parameter: Parameter) -> str:

@@ -58,22 +58,24 @@ class HttpFace:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         """Listen to the hub and hold the ports. Raises SettingsError if another program has one."""
-        for port in self.ports:
-            self._sockets[port] = await self._bound(port)
         context = self._context
-        self._core.addresses["http"] = context.addresses.base
-        if context.addresses.relay is not None:
-            self._core.addresses["relay"] = context.addresses.relay
         with contextlib.ExitStack() as stack:
+            stack.callback(self._let_go)
+            for port in self.ports:
+                self._sockets[port] = await self._bound(port)
+            self._core.addresses["http"] = context.addresses.base
+            if context.addresses.relay is not None:
+                self._core.addresses["relay"] = context.addresses.relay
             # The one that ends a waiting request comes last: what it asks for then is there.
             for part in (context.metrics, context.kept, context.feeds, context.relay, context.ends):
                 stack.enter_context(self._hub.subscribed(part.listen))
-            try:
-                yield
-            finally:
-                for sockets in self._sockets.values():
-                    for one in sockets:
-                        one.close()
+            yield
+
+    def _let_go(self) -> None:
+        for sockets in self._sockets.values():
+            for one in sockets:
+                one.close()
+        self._sockets.clear()
 
     async def run(self) -> None:
         """Serve until cancelled; then open streams end, waiting requests are answered, and clients are sent away."""

@@ -50,6 +50,8 @@ class Active:
     submitted: bool = False
     epoch: int = 0
     """The backend's epoch at the submission: another one now means that frames, or the prompt, may be lost."""
+    missed: bool = False
+    """Frames may have been missed: the history has the last word."""
     ambiguous: bool = False
     """Whether ComfyUI has taken the prompt is not known."""
     missing: int = 0
@@ -278,7 +280,7 @@ class Backend:
         if Change.OVER not in change:
             return
         life = active.life
-        if life.end is None or active.epoch != self.epoch or not life.found:
+        if life.end is None or active.missed or active.epoch != self.epoch or not life.found:
             # The frame that tells the end, or an output, may have been missed: the history has them.
             self.suspicious.set()
             active.ambiguous = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +24,11 @@ class Batch:
     job_ids: tuple[str, ...]
     created_at: str | None
     kind: str = "batch"
-    statuses: dict[str, Status] = field(default_factory=dict)
-    percents: dict[str, float] = field(default_factory=dict)
     results: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _begun: set[str] = field(default_factory=set)
+    _percents: dict[str, float] = field(default_factory=dict)
+    """Of the jobs that are at work."""
+    _ends: Counter[Status] = field(default_factory=Counter)
 
     @property
     def over(self) -> bool:
@@ -36,29 +39,27 @@ class Batch:
     def status(self) -> Status:
         """How the whole stands."""
         if self.over:
-            ends = {Status(result["status"]) for result in self.results.values()}
-            return next(status for status in _WORST if status in ends)
-        waits = all(status is Status.QUEUED for status in self.statuses.values())
-        return Status.QUEUED if waits and not self.results else Status.RUNNING
+            return next(status for status in _WORST if self._ends[status])
+        return Status.RUNNING if self._begun or self.results else Status.QUEUED
 
     def progress(self, job_id: str, status: Status, percent: float) -> None:
         """Take a job's status; its end is taken by `end`."""
-        self.statuses[job_id] = status
-        self.percents[job_id] = percent
+        if status is not Status.QUEUED:
+            self._begun.add(job_id)
+            self._percents[job_id] = percent
 
     def end(self, job_id: str, result: Mapping[str, Any]) -> None:
         """Take a job's result."""
+        before = self.results.get(job_id)
+        if before is not None:
+            self._ends[Status(before["status"])] -= 1
         self.results[job_id] = result
-        self.statuses[job_id] = Status(result["status"])
+        self._ends[Status(result["status"])] += 1
+        self._percents.pop(job_id, None)
 
     def document(self) -> dict[str, Any]:
         """`batch/<id>/status`."""
-        counts = dict.fromkeys(_WORST, 0)
-        for result in self.results.values():
-            counts[Status(result["status"])] += 1
-        done = 100.0 * len(self.results) + sum(
-            percent for job_id, percent in self.percents.items() if job_id not in self.results
-        )
+        done = 100.0 * len(self.results) + sum(self._percents.values())
         return {
             "id": self.id,
             "kind": self.kind,
@@ -66,7 +67,7 @@ class Batch:
             "workflow": self.workflow,
             "percent": round(done / max(1, len(self.job_ids)), 1),
             "total": len(self.job_ids),
-            **{str(status): counts[status] for status in reversed(_WORST)},
+            **{str(status): self._ends[status] for status in reversed(_WORST)},
             "prompt_ids": list(self.job_ids),
             "created_at": self.created_at,
         }

@@ -31,10 +31,8 @@ class Lookup:
 
     async def load(self) -> None:
         """Take up the names of the jobs of before."""
-        ended = await self._store.finished(_LOOKED_THROUGH)
-        for job in [*reversed(ended), *await self._store.unfinished()]:
-            if job.alias is not None:
-                self.name(job.alias, job.id)
+        for alias, job_id in await self._store.aliases():
+            self.name(alias, job_id)
 
     def name(self, alias: str, job_id: str) -> None:
         """Remember a name for a job; the newest ten thousand are kept."""

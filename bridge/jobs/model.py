@@ -144,6 +144,8 @@ class Job:
     created_at: float
     priority: int = 0
     expires_at: float | None = None
+    order: int = 0
+    """Counts the jobs in the order of their acceptance, whatever the clock does."""
     batch_id: str | None = None
     kind: str = "job"
     """`job`, or `chain`: a job whose parts are jobs."""

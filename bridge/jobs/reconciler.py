@@ -101,6 +101,9 @@ class Reconciler:
         now = asyncio.get_running_loop().time()
         for active in self._actives():
             job_id = active.job.id
+            if job_id in running | pending and backend.socket.connected and active.epoch != backend.epoch:
+                # The new connection hears of it again; what was said in between is in the history alone.
+                active.epoch, active.missed = backend.epoch, True
             if job_id in pending:
                 active.missing, active.ambiguous, active.last_sign = 0, False, now
             elif job_id in running:

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 _RETRY_PAUSE = 1.0
 _FETCH_PATIENCE = 120.0
 """Seconds that outputs are waited for when their backend goes away after the prompt's end."""
+_FETCH_TRIES = 5.0
+"""Seconds that outputs are tried for while their backend is there."""
 _AGAIN_PATIENCE = 10.0
 """The same for a job that ended before the start."""
 
@@ -35,6 +37,8 @@ class Reporter:
         self._clock = clock
         self._max_output = max_output
         self._since: dict[str, float] = {}
+        self._unwritten: dict[str, Job] = {}
+        """Jobs whose end the store could not take: a full disk, most likely."""
 
     def begin(self, job: Job) -> None:
         """Begin to measure how long the job is in its status."""
@@ -56,7 +60,8 @@ class Reporter:
 
     def status(self, job: Job, *, life: Lifecycle | None = None, position: int | None = None) -> None:
         """Publish where a job stands."""
-        job.seq += 1
+        if not job.status.final:  # the end is counted before it is written, so that it is the same when told again
+            job.seq += 1
         document = documents.status(job, life=life, position=position)
         self._hub.publish(events.JobStatus(job.id, job.workflow, document, final=job.status.final))
 
@@ -64,11 +69,13 @@ class Reporter:
         self, backend: Backend, found: Found, n: int, *, patience: float = _FETCH_PATIENCE
     ) -> tuple[Output, bytes | None]:
         """Fetch an output; a backend that is away is waited for, `patience` seconds."""
-        limit = asyncio.get_running_loop().time() + patience
+        began = asyncio.get_running_loop().time()
         while True:
             output, data = await outputs.fetch(backend.client, found, n, max_bytes=self._max_output)
             gone = output.error is not None and output.error["code"] in {"backend_offline", "timeout"}
-            if not gone or asyncio.get_running_loop().time() > limit:
+            # One that is there and cannot give the file will hardly find it later.
+            limit = patience if not backend.online else min(patience, _FETCH_TRIES)
+            if not gone or asyncio.get_running_loop().time() - began > limit:
                 return output, data
             await asyncio.sleep(_RETRY_PAUSE)
 
@@ -76,14 +83,25 @@ class Reporter:
         """End a job: written, then published."""
         self._clock_status(job)
         job.status, job.error, job.finished_at = end, error, self._clock()
+        job.seq += 1
         job.durations["total"] = max(0.0, job.finished_at - job.created_at)
         try:
             await self._store.save(job)
         except errors.StoreError as failure:
-            # Better a result that a restart forgets than none.
-            logger.error("the end of the job %s cannot be written: %s", job.id, failure.message)
+            logger.error("the end of the job %s cannot be written yet: %s", job.id, failure.message)
+            self._unwritten[job.id] = job
         self.publish_end(job)
         self._hub.publish(events.QueueChanged())
+
+    async def write_again(self) -> None:
+        """Try to write the ends that the store could not take."""
+        for job in list(self._unwritten.values()):
+            try:
+                await self._store.save(job)
+            except errors.StoreError:
+                return
+            del self._unwritten[job.id]
+            logger.info("the end of the job %s is written now", job.id)
 
     def publish_end(self, job: Job) -> None:
         """Publish the result and the final status."""

@@ -105,6 +105,7 @@ class Runner:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._report.write_again()
 
     async def _recover(self) -> None:
         for job in await self._store.unpublished():
@@ -117,6 +118,10 @@ class Runner:
                 continue
             job.seq += _RESTART
             backend = self.pool.named(job.backend) if job.submitted else None
+            if backend is None and job.interrupting:
+                self._report.begin(job)
+                self._finish_waiting(job, Status.INTERRUPTED, documents.interrupted())
+                continue
             if backend is None:
                 self._enqueue(job)
                 continue
@@ -131,10 +136,12 @@ class Runner:
                 submitted=True,
                 ambiguous=True,
             )
-            active.epoch = backend.epoch - 1
+            active.epoch, active.missed = backend.epoch, True
             self._report.begin(job)
             self._hold(backend, active)
             self._spawn(self._drive(backend, active), f"job {job.id}")
+            if job.interrupting:
+                self._spawn(Reconciler.stop(backend, active), f"stop {job.id}")
 
     # Commands
 
@@ -153,20 +160,20 @@ class Runner:
         self._hub.publish(events.QueueChanged())
 
     async def interrupt(self, job_id: str) -> None:
-        """End a job. Raises UnknownPrompt, AlreadyOver."""
+        """End a job; that it is to end is written when this returns. Raises UnknownPrompt, AlreadyOver."""
         waiting = self._waiting.remove(job_id)
         if waiting is not None:
-            self._finish_waiting(waiting, Status.INTERRUPTED, documents.interrupted())
+            await self._end_waiting(waiting, Status.INTERRUPTED, documents.interrupted())
             return
         active = self._running.get(job_id)
-        if active is None or active.job.status is Status.FINISHING:
+        if active is None or not _at_work(active.job):
             job = active.job if active is not None else await self._store.job(job_id)
             if job is None:
                 raise errors.UnknownPrompt(f"there is no job {job_id!r}")
             raise errors.AlreadyOver(f"the job {job_id} is already {job.status}")
-        self._stop(active)
+        await self._stop(active)
 
-    def interrupt_all(self, *, batch_id: str | None = None, workflow: str | None = None) -> list[str]:
+    async def interrupt_all(self, *, batch_id: str | None = None, workflow: str | None = None) -> list[str]:
         """End every job that waits or runs, of one batch or workflow if named; return their ids."""
 
         def meant(job: Job) -> bool:
@@ -175,14 +182,11 @@ class Runner:
         waiting = [job for job in self._waiting.first(len(self._waiting)) if meant(job)]
         for job in waiting:
             self._waiting.remove(job.id)
-            self._finish_waiting(job, Status.INTERRUPTED, documents.interrupted())
-        running = [
-            active
-            for active in self._running.values()
-            if active.job.status is not Status.FINISHING and meant(active.job)
-        ]
-        for active in running:
-            self._stop(active)
+        running = [active for active in self._running.values() if _at_work(active.job) and meant(active.job)]
+        await asyncio.gather(
+            *(self._end_waiting(job, Status.INTERRUPTED, documents.interrupted()) for job in waiting),
+            *(self._stop(active) for active in running),
+        )
         return [job.id for job in waiting] + [active.job.id for active in running]
 
     async def job_document(self, job_id: str) -> dict[str, Any]:
@@ -203,7 +207,7 @@ class Runner:
         active = {one.job.id: one for one in self._running.values()}
         waiting = {job.id: (position, job) for position, job in enumerate(self._waiting.first(len(self._waiting)), 1)}
         jobs = [*(one.job for one in active.values()), *(job for _, job in waiting.values())]
-        jobs.sort(key=lambda job: job.created_at, reverse=True)
+        jobs.sort(key=lambda job: job.order, reverse=True)
         return [
             documents.job(job, life=active[job.id].life)
             if job.id in active
@@ -218,7 +222,7 @@ class Runner:
 
     def queue_document(self, limit: int) -> dict[str, Any]:
         """Return `queue/state`: what runs and what waits, the first `limit` of it, with estimates in seconds."""
-        running = [active for active in self._running.values() if active.job.status is not Status.FINISHING]
+        running = [active for active in self._running.values() if _at_work(active.job)]
         left = sum(self._waiting.expected(active.job.workflow) * (1 - active.life.percent / 100) for active in running)
         lanes = self.pool.online
         return {
@@ -248,6 +252,7 @@ class Runner:
                 async with asyncio.timeout(_IDLE):
                     await self._wake.wait()
             self._wake.clear()
+            await self._report.write_again()
             for job in self._waiting.expired(self._clock()):
                 self._finish_waiting(job, Status.FAILED, documents.expired(job).to_json())
             while await self._dispatch_one():
@@ -289,6 +294,11 @@ class Runner:
         except Again as again:
             self._let_go(backend, active)
             self._retry(backend, job, again)
+            return
+        except errors.StoreError as failure:
+            # Nothing is submitted that could not be written before; a full disk passes.
+            self._let_go(backend, active)
+            self._retry(backend, job, Again(failure, counts=False))
             return
         except errors.BridgeError as reason:
             end, error = (Status.INTERRUPTED, None) if job.interrupting else (Status.FAILED, reason)
@@ -365,14 +375,18 @@ class Runner:
         self._enqueue(job)
         self._hub.publish(events.QueueChanged())
 
-    def _stop(self, active: Active) -> None:
+    async def _stop(self, active: Active) -> None:
         job = active.job
-        if not job.interrupting:
-            job.interrupting = True
-            self._save(job)
-            backend = self.pool.holding(job.id)
-            if backend is not None:
-                self._spawn(Reconciler.stop(backend, active), f"stop {job.id}")
+        if job.interrupting:
+            return
+        job.interrupting = True
+        backend = self.pool.holding(job.id)
+        if backend is not None:
+            self._spawn(Reconciler.stop(backend, active), f"stop {job.id}")
+        try:
+            await self._store.save(job)
+        except errors.StoreError as error:
+            logger.error("a restart would forget the interrupt of %s: %s", job.id, error.message)
 
     def _on_state(self, backend: Backend) -> None:
         self._wake.set()
@@ -426,8 +440,11 @@ class Runner:
         self._wake.set()
 
     def _finish_waiting(self, job: Job, end: Status, error: Any) -> None:
+        self._spawn(self._end_waiting(job, end, error), f"end {job.id}")
+
+    async def _end_waiting(self, job: Job, end: Status, error: Any) -> None:
         self._payloads.pop(job.id, None)
-        self._spawn(self._report.end(job, end, error), f"end {job.id}")
+        await self._report.end(job, end, error)
 
     # Small change
 
@@ -445,6 +462,11 @@ class Runner:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _at_work(job: Job) -> bool:
+    """Tell whether a job that a backend holds can still be ended."""
+    return job.status is not Status.FINISHING and not job.status.final
 
 
 def _log_failure(future: asyncio.Future[None]) -> None:

@@ -67,6 +67,7 @@ class Store:
         rows = []
         for job, payload in jobs:
             self._position += 1
+            job.order = self._position
             rows.append((job.id, self._position, job.created_at, job.batch_id, _dump(job), payload))
         sql = (
             "INSERT INTO jobs (id, position, final, created_at, batch_id, state, payload) VALUES (?, ?, 0, ?, ?, ?, ?)"
@@ -102,6 +103,16 @@ class Store:
         """Return the jobs that have not ended, in the order of their acceptance."""
         rows = await self._rows("SELECT state FROM jobs WHERE final = 0 ORDER BY position")
         return [_load(row[0]) for row in rows]
+
+    async def unfinished_chains(self) -> list[Job]:
+        """Return the chains that have not ended."""
+        sql = "SELECT state FROM jobs WHERE final = 0 AND json_extract(state, '$.kind') = 'chain' ORDER BY position"
+        return [_load(row[0]) for row in await self._rows(sql)]
+
+    async def aliases(self) -> list[tuple[str, str]]:
+        """Return the names that callers chose, each with its job's id, in the order of acceptance."""
+        sql = "SELECT json_extract(state, '$.alias') AS alias, id FROM jobs WHERE alias IS NOT NULL ORDER BY position"
+        return [(alias, job_id) for alias, job_id in await self._rows(sql)]
 
     async def unpublished(self) -> list[Job]:
         """Return the jobs that have ended and whose final status the broker never acknowledged."""
@@ -139,12 +150,13 @@ class Store:
         rows = await self._rows("SELECT state FROM jobs WHERE batch_id = ? ORDER BY position", batch_id)
         return [_load(row[0]) for row in rows]
 
-    async def recent(self) -> list[Job]:
-        """Return the jobs that were accepted in the last ten minutes, in the order of their acceptance."""
-        rows = await self._rows(
-            "SELECT state FROM jobs WHERE created_at > ? ORDER BY position", self._clock() - TRANSACTION_AGE
+    async def recent_transactions(self) -> list[Job]:
+        """Return the jobs of transactions that were accepted in the last ten minutes, in that order."""
+        sql = (
+            "SELECT state FROM jobs WHERE created_at > ? "
+            "AND json_extract(state, '$.transaction') IS NOT NULL ORDER BY position"
         )
-        return [_load(row[0]) for row in rows]
+        return [_load(row[0]) for row in await self._rows(sql, self._clock() - TRANSACTION_AGE)]
 
     # Facts: single values by key
 

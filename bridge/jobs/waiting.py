@@ -19,7 +19,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
-        self._heap: list[tuple[int, float, int, str]] = []
+        self._heap: list[tuple[int, int, int, str]] = []
         self._expiring: list[tuple[float, str]] = []
         self._priorities: Counter[int] = Counter()
         self._order: dict[str, int] = {}
@@ -42,7 +42,7 @@ class Waiting:
         self._jobs[job.id] = job
         self._order[job.id] = self._count
         self._priorities[job.priority] += 1
-        heapq.heappush(self._heap, (-job.priority, job.created_at, self._count, job.id))
+        heapq.heappush(self._heap, (-job.priority, job.order, self._count, job.id))
         if job.expires_at is not None:
             heapq.heappush(self._expiring, (job.expires_at, job.id))
 
@@ -94,7 +94,7 @@ class Waiting:
     def position(self, job_id: str) -> int:
         """Return the position, from 1, of a waiting job."""
         job = self._jobs[job_id]
-        entry = (-job.priority, job.created_at, self._order[job_id], job_id)
+        entry = (-job.priority, job.order, self._order[job_id], job_id)
         return 1 + sum(other < entry and self._stands(other) for other in self._heap)
 
     def expected(self, workflow: str | None) -> float:
@@ -113,5 +113,5 @@ class Waiting:
             yield position, job, ahead / max(1, lanes)
             ahead += self.expected(job.workflow)
 
-    def _stands(self, entry: tuple[int, float, int, str]) -> bool:
+    def _stands(self, entry: tuple[int, int, int, str]) -> bool:
         return self._order.get(entry[3]) == entry[2]

@@ -19,14 +19,16 @@ from bridge.mqtt.homeassistant import HomeAssistant
 from bridge.mqtt.log import LogForwarder
 from bridge.mqtt.message import Message
 from bridge.mqtt.options import ConnectionOptions
-from bridge.mqtt.outbox import Limits
+from bridge.mqtt.outbox import Limits, Policy
 from bridge.mqtt.publisher import Publisher
 from bridge.mqtt.topics import Topics
-from bridge.settings import HomeAssistantSettings, MqttSettings
+from bridge.mqtt.writer import MqttWriter
+from bridge.settings import HomeAssistantSettings, MqttSettings, PromptingSettings
 
 logger = logging.getLogger(__name__)
 
 _HEALTH_EVERY = 60.0
+_PROMPTING = PromptingSettings()
 _GOODBYE = 5.0
 """Seconds that the broker has for what it should still get at the end."""
 
@@ -63,7 +65,7 @@ class MqttFace:
         hub: events.Hub,
         *,
         homeassistant: HomeAssistantSettings,
-        prompting: PromptingSettings,
+        prompting: PromptingSettings = _PROMPTING,
         url: str | None = None,
     ) -> None:
         self._core = core
@@ -113,12 +115,18 @@ class MqttFace:
             await self._commands.close()
             self._publisher.say_goodbye()
             if self._connection.connected:
-                await self._connection.drain(_GOODBYE)
+                await self._drain()
                 await self._connection.disconnect()
             for task in (health, connection):
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(health, connection, return_exceptions=True)
+
+    async def _drain(self) -> None:
+        deadline = asyncio.get_running_loop().time() + _GOODBYE
+        while self._connection.connected and asyncio.get_running_loop().time() < deadline:
+            if await self._connection.drain(_GOODBYE / 20):
+                return
 
     def _send(self, message: Message, **options: Any) -> None:
         self._connection.publish(message, **options)

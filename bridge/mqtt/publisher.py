@@ -34,6 +34,7 @@ _EVENT_TYPES = {
     "interrupted": "interrupted",
 }
 _QUEUE_PER_SECOND = 4.0
+_SO_FAR = "stream/prompt"
 
 Send = Callable[..., None]
 """`Connection.publish`."""
@@ -73,6 +74,12 @@ class Publisher:
             settings.progress_per_second,
             lambda topic, event: self._send(_json(topic, payloads.dump(event.document), qos=1), policy=Policy.LATEST),
         )
+        self._texts: Throttle[Message] = Throttle(
+            settings.progress_per_second, lambda _, message: self._send(message, policy=Policy.LATEST)
+        )
+        self._pulls: Throttle[Message] = Throttle(
+            settings.progress_per_second, lambda _, message: self._send(message, policy=Policy.DROP)
+        )
         self._queue: Throttle[None] = Throttle(_QUEUE_PER_SECOND, lambda *_: self._send_queue())
 
     # The connection's life
@@ -89,6 +96,9 @@ class Publisher:
         self._retain_document(self._topics.bridge("info"), self._core.info())
         self._publish_workflows()
         self._send_queue()
+        for backend in self._core.backends():
+            topic = self._topics.backend(str(backend["name"]), "state")
+            self._retain(topic, ONLINE if backend["online"] else OFFLINE)
         self.publish_workflow_states()
         self._send(self.state(online=True), policy=Policy.KEEP)
 
@@ -98,7 +108,7 @@ class Publisher:
 
     def say_goodbye(self) -> None:
         """Publish that the bridge ends."""
-        for throttle in (self._progress, self._previews, self._batches, self._queue):
+        for throttle in (self._progress, self._previews, self._batches, self._texts, self._pulls, self._queue):
             throttle.close()
         self._send(self.state(online=False), policy=Policy.KEEP)
 
@@ -137,6 +147,18 @@ class Publisher:
                 self._publish_workflows()
             case events.ValuesChanged():
                 self._publish_values(event.workflow)
+            case events.PromptText():
+                self._on_prompt_text(event)
+            case events.PromptWritten():
+                self._on_prompt_written(event)
+            case events.WriterState():
+                self._retain(self._topics.ollama("state"), ONLINE if event.online else OFFLINE)
+            case events.WriterModels():
+                self._retain_document(self._topics.ollama("models"), event.document)
+            case events.ModelPull():
+                self._on_pull(event)
+            case events.PromptValuesChanged():
+                self._retain_document(self._topics.ollama("values"), event.document)
 
     def log(self, document: Mapping[str, Any]) -> None:
         """Publish an entry of the log."""
@@ -233,6 +255,31 @@ class Publisher:
         if event.workflow is not None:
             self._previews.drop(self._topics.workflow(event.workflow, "preview"))
             self._retain(self._topics.workflow(event.workflow, "result"), payload)
+
+    def _on_prompt_text(self, event: events.PromptText) -> None:
+        user = (("id", event.idea_id),)
+        message = Message(self._topics.ollama("stream"), event.text.encode(errors="replace"), user=user, text=True)
+        self._send(message, policy=Policy.DROP)
+        if event.so_far:
+            so_far = event.so_far.encode(errors="replace")
+            self._texts.put(_SO_FAR, Message(self._topics.ollama(_SO_FAR), so_far, user=user, text=True))
+
+    def _on_prompt_written(self, event: events.PromptWritten) -> None:
+        self._texts.forget(_SO_FAR)
+        if "prompt" in event.document:
+            prompt = str(event.document["prompt"]).encode(errors="replace")
+            message = Message(self._topics.ollama(_SO_FAR), prompt, user=(("id", event.idea_id),), text=True)
+            self._send(message, policy=Policy.LATEST)
+        message = _json(self._topics.ollama("result"), payloads.dump(event.document), qos=1)
+        self._send(message, policy=Policy.KEEP)
+
+    def _on_pull(self, event: events.ModelPull) -> None:
+        message = _json(self._topics.ollama("pull/progress"), payloads.dump(event.document), qos=int(event.final))
+        if event.final:
+            self._pulls.forget(event.model)
+            self._send(message, policy=Policy.KEEP)
+        else:
+            self._pulls.put(event.model, message)
 
     # Retained state
 

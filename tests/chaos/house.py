@@ -81,8 +81,21 @@ class House:
             kills={one.backend: one.kills for one in self.servers},
         )
 
-    def store(self) -> Path:
-        return self.folder / "bridge.db"
+    def ended_in_store(self) -> set[str]:
+        """The jobs whose end the bridge has written."""
+        return {row[0] for row in self._rows("SELECT id FROM jobs WHERE final = 1")}
+
+    def unfinished(self) -> int:
+        """How many jobs of the store are not over."""
+        return len(self._rows("SELECT id FROM jobs WHERE final = 0"))
+
+    def unpublished(self) -> int:
+        """How many ends the bridge believes to be untold."""
+        return len(self._rows("SELECT id FROM jobs WHERE final = 1 AND published = 0"))
+
+    def _rows(self, sql: str) -> list[Any]:
+        with contextlib.closing(sqlite3.connect(self.folder / "bridge.db")) as db:
+            return db.execute(sql).fetchall()
 
 
 def graphs(job_seconds: float) -> dict[str, Graph]:
@@ -216,13 +229,9 @@ async def _end(made: House) -> list[str]:
         problems.append(f"the bridge took {time.monotonic() - began:.1f} s to end")
     if any(made.bridge.codes):
         problems.append(f"exit codes of the bridge: {made.bridge.codes}")
-    with contextlib.closing(sqlite3.connect(made.store())) as db:
-        left, unpublished = db.execute(
-            "SELECT coalesce(sum(final = 0), 0), coalesce(sum(final = 1 AND published = 0), 0) FROM jobs"
-        ).fetchone()
-    if left:
+    if left := made.unfinished():
         problems.append(f"{left} jobs in the store are not over")
-    if unpublished:
+    if unpublished := made.unpublished():
         problems.append(f"{unpublished} jobs in the store count as not published")
     return problems
 

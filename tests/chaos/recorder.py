@@ -76,9 +76,6 @@ class Recorder:
     def of(self, topic: str) -> list[Note]:
         return [note for note in self.notes if note.topic == topic]
 
-    def about(self, prompt_id: str) -> list[Note]:
-        return [note for note in self.notes if note.topic.startswith(f"prompt/{prompt_id}/")]
-
     def finals(self) -> dict[str, list[Note]]:
         """The final statuses of each prompt."""
         found: dict[str, list[Note]] = {}

@@ -43,6 +43,7 @@ async def test_a_broker_that_accepts_and_never_answers(tmp_path: Path) -> None:
     folder = tmp_path / "house"
     folder.mkdir()
     deaf: list[asyncio.StreamWriter] = []
+    ended: list[asyncio.StreamWriter] = []
 
     async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         deaf.append(writer)
@@ -72,11 +73,12 @@ async def test_a_broker_that_accepts_and_never_answers(tmp_path: Path) -> None:
             began = time.monotonic()
             assert await bridge.stop() == 0, bridge.words()
             assert time.monotonic() - began < 15.0
-            deaf.clear()
+            ended, deaf = deaf, []
             await bridge.start()
             await eventually(is_up, within=20.0, what="the bridge at the broker and at ComfyUI")
-        for writer in deaf:
+        for writer in (*ended, *deaf):
             writer.transport.abort()
+            await asyncio.wait({asyncio.ensure_future(writer.wait_closed())})
         await broker.start()
         async with Recorder(broker.mqtt_port) as recorder:
             await recorder.online()

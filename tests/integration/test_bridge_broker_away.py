@@ -158,26 +158,32 @@ async def test_frozen_and_thawed(tmp_path: Path) -> None:
         eye.check_prompts()
 
 
-async def test_frozen_for_so_long_that_the_bridge_gives_it_up(tmp_path: Path) -> None:
-    async with (
-        mosquitto(tmp_path / "broker") as broker,
-        StandIn() as comfy,
-        bridge(plan := plan_for(tmp_path, broker, comfy, keepalive=2)),
-        watching(broker.port, plan.base) as eye,
-    ):
-        await eye.payload("bridge/state", "online")
-        prompt_id = await eye.queue(workflow="sleep")
-        await eye.progress(prompt_id)
-        broker.freeze()
-        loop = asyncio.get_running_loop()
-        gives_up = loop.time() + 6
-        await eye.until(lambda: loop.time() > gives_up)
-        broker.thaw()
-        assert (await eye.over(prompt_id))["status"] == "completed"
-        assert eye.outputs(prompt_id).keys() == {0}
-        await eye.payload("bridge/state", "online")
-        await eye.queue(workflow="plain")
-        assert comfy.stats.started[prompt_id] == 1
+async def test_frozen_for_so_long_that_bridges_give_it_up(tmp_path: Path) -> None:
+    async with mosquitto(tmp_path / "broker") as broker, StandIn() as comfy:
+        other = BridgeProcess(ends := plan_for(tmp_path / "other", broker, comfy))
+        async with (
+            bridge(plan := plan_for(tmp_path, broker, comfy, keepalive=2)),
+            watching(broker.port, plan.base) as eye,
+        ):
+            with ended(other):
+                async with watching(broker.port, ends.base) as its_eye:
+                    await other.up(its_eye)
+                await eye.payload("bridge/state", "online")
+                prompt_id = await eye.queue(workflow="sleep")
+                await eye.progress(prompt_id)
+                broker.freeze()
+                # One is told to stop now: it does not wait for ever.
+                began = asyncio.get_running_loop().time()
+                async with asyncio.timeout(15):
+                    assert await asyncio.to_thread(other.stop) == 0
+                # The other one has found that nobody answers.
+                await eye.until(lambda: asyncio.get_running_loop().time() > began + 6)
+                broker.thaw()
+            assert (await eye.over(prompt_id))["status"] == "completed"
+            assert eye.outputs(prompt_id).keys() == {0}
+            await eye.payload("bridge/state", "online")
+            await eye.queue(workflow="plain")
+            assert comfy.stats.started[prompt_id] == 1
 
 
 async def test_the_state_of_the_bridge(tmp_path: Path) -> None:
@@ -195,16 +201,3 @@ async def test_the_state_of_the_bridge(tmp_path: Path) -> None:
                 states = [one.text for one in eye.of("bridge/state")]
                 assert states[-4:] == ["online", "offline", "online", "offline"]
             assert (await retained(broker.port, plan.base))["bridge/state"] == b"offline"
-
-
-async def test_stopped_while_the_broker_hangs(tmp_path: Path) -> None:
-    async with mosquitto(tmp_path / "broker") as broker, StandIn() as comfy:
-        plan = plan_for(tmp_path, broker, comfy)
-        process = BridgeProcess(plan)
-        with ended(process):
-            async with watching(broker.port, plan.base) as eye:
-                await process.up(eye)
-            broker.freeze()
-            async with asyncio.timeout(15):
-                assert await asyncio.to_thread(process.stop) == 0
-            broker.thaw()

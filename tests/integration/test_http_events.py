@@ -44,7 +44,8 @@ async def test_a_job_tells_its_life_and_ends_with_the_result(tmp_path: Path) -> 
         assert "image" not in preview
         result = events[-1].data
         assert (result["status"], result["id"]) == ("completed", job["id"])
-        assert (await here.job(job["id"])) == result
+        later = await here.job(job["id"])
+        assert {**later, "seq": 0} == {**result, "seq": 0}
 
 
 async def test_previews_as_data(tmp_path: Path) -> None:

@@ -51,9 +51,7 @@ async def test_the_token_is_never_logged(tmp_path: Path, caplog: pytest.LogCaptu
         assert job["id"] in line
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8189", "localhost.evil.example", "", "[::1", "127.0.0.1.evil"]
-)
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8189", "localhost.evil.example", "", "127.0.0.1.evil"])
 async def test_a_name_that_is_not_ours_is_refused(tmp_path: Path, host: str) -> None:
     async with http_house(tmp_path, online=False) as here:
         answer = await here.http.get("/api/queue", headers={"Host": host})

@@ -111,7 +111,7 @@ class Bench:
 async def opened(folder: Path, clock: Clock, **sections: Any) -> AsyncIterator[Bench]:
     overrides: dict[str, Any] = {
         "comfyui": {"urls": [f"http://127.0.0.1:{free_port()}"]},
-        "workflows": {"dir": str(folder / "workflows")},
+        "workflows": {"dir": str(folder / "workflows"), "chains": str(folder / "chains")},
         "store": {"url": f"sqlite:///{folder / 'x.db'}"},
         "security": {"allowed_hosts": ["127.0.0.1"]},
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bridge.errors import FileMissing, StoreError, Unsupported
+from bridge.errors import FileMissing, SettingsError, StoreError
 from bridge.jobs.database import Database
 from bridge.jobs.model import ImageValue, Job, Output, Payload, Status
 from bridge.jobs.store import TRANSACTION_AGE, Store
@@ -257,7 +257,7 @@ async def test_a_directory_is_refused(tmp_path: Path, clock: Clock) -> None:
 
 
 async def test_another_kind_of_store_is_refused(clock: Clock) -> None:
-    with pytest.raises(Unsupported, match="sqlite:///"):
+    with pytest.raises(SettingsError, match="sqlite:///"):
         async with store("nats://127.0.0.1", clock):
             pass
 

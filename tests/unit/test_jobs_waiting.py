@@ -14,7 +14,7 @@ from bridge.jobs.waiting import Waiting
 
 
 def job(name: str, *, at: float = 0.0, priority: int = 0, expires_at: float | None = None, workflow: str = "w") -> Job:
-    return Job(name, workflow, {}, at, priority=priority, expires_at=expires_at)
+    return Job(name, workflow, {}, at, order=int(at), priority=priority, expires_at=expires_at)
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class Model(RuleBasedStateMachine):
         self.count = 0
 
     def order(self) -> list[Job]:
-        entries = sorted(self.model.values(), key=lambda one: (-one.job.priority, one.job.created_at, one.added))
+        entries = sorted(self.model.values(), key=lambda one: (-one.job.priority, one.job.order, one.added))
         return [entry.job for entry in entries]
 
     @rule(

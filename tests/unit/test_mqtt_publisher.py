@@ -41,6 +41,9 @@ class FakeCore:
     def backend_names(self) -> list[str]:
         return ["b"]
 
+    def backends(self) -> list[dict[str, Any]]:
+        return [{"name": "b", "online": self.is_online}]
+
     def online(self) -> bool:
         return self.is_online
 

@@ -53,7 +53,7 @@ async def store(url: str, clock: Clock) -> AsyncIterator[Store]:
 
 
 async def loaded(store: Store, clock: Clock) -> Transactions:
-    transactions = Transactions(store, clock=clock)
+    transactions = Transactions(store, clock=clock, monotonic=clock)
     await transactions.load()
     return transactions
 

@@ -66,7 +66,7 @@ class Editor:
 
     def node(self, node_id: int, kind: str, values: Any = (), mode: int = 0, **inputs: Any) -> Editor:
         """An input is `(node, slot)`, or None for one without a link; `_` in front of its name: a widget."""
-        entries = []
+        entries: list[dict[str, Any]] = []
         for name, source in inputs.items():
             entry: dict[str, Any] = {"name": name.lstrip("_"), "type": "*", "link": None}
             if name.startswith("_"):
@@ -287,7 +287,7 @@ def test_two_uses_of_a_subgraph_are_apart_and_one_in_another_too() -> None:
     editor.node(14, "VAEDecode", (), samples=(13, 0), vae=(4, 2)).node(15, "SaveImage", ("y",), images=(14, 0))
     graph = editor.graph()
     assert [graph[one]["inputs"]["text"] for one in ("12:6", "13:6")] == ["first", "second"]
-    outer = {"id": "sub-2", "inputs": [], "outputs": [{"name": "IMAGE"}], "nodes": editor.nodes[:3]}
+    outer: dict[str, Any] = {"id": "sub-2", "inputs": [], "outputs": [{"name": "IMAGE"}], "nodes": editor.nodes[:3]}
     outer["links"] = [*editor.links, [50, 8, 0, -20, 0, "IMAGE"]]
     around = Editor()
     around.definitions += [*editor.definitions, outer]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +58,15 @@ def test_the_whole_of_it() -> None:
         Declaration("look", choices=("a", "b")),
     )
     assert sidecar.presets == (Preset("quality", {"low": {"steps": 5}, "high": {"steps": 40}}, "Quality", "low"),)
+
+
+def test_the_example_of_the_documentation_is_right() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "workflows.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    sidecar, errors = read_sidecar(example, "docs")
+    assert errors == ()
+    assert {one.name for one in sidecar.parameters} >= {"prompt", "strength", "seed"}
+    assert set(sidecar.presets[0].choices) == {"draft", "high"}
 
 
 @pytest.mark.parametrize(
