@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections import deque
 from collections.abc import Mapping
@@ -122,7 +123,7 @@ class Frame:
 
 
 class _Client:
-    """A client's queue."""
+    """A client's queue: frames and previews apart, each with its number in the order of all."""
 
     def __init__(self, wanted: Wishes) -> None:
         self.wishes = wanted
@@ -130,22 +131,27 @@ class _Client:
         self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """What to close with, once it has to go."""
         self.dropped = 0
-        self._queue: deque[tuple[bool, str | bytes]] = deque()
-        self._previews = self._preview_bytes = self._frame_bytes = 0
+        self._numbers = itertools.count()
+        self._frames: deque[tuple[int, str | bytes]] = deque()
+        self._previews: deque[tuple[int, str | bytes]] = deque()
+        self._frame_bytes = self._preview_bytes = 0
 
     def offer(self, frame: str | bytes, *, preview: bool) -> None:
         """Queue a frame; of previews the oldest makes room, too many of the others are the end."""
         if self.code.done():
             return
-        self._queue.append((preview, frame))
         if preview:
-            self._previews += 1
+            self._previews.append((next(self._numbers), frame))
             self._preview_bytes += len(frame)
-            while self._previews > 1 and (self._previews > _PREVIEWS or self._preview_bytes > _PREVIEW_BYTES):
-                self._drop_oldest_preview()
+            while len(self._previews) > 1 and (
+                len(self._previews) > _PREVIEWS or self._preview_bytes > _PREVIEW_BYTES
+            ):
+                self._preview_bytes -= len(self._previews.popleft()[1])
+                self.dropped += 1
         else:
+            self._frames.append((next(self._numbers), frame))
             self._frame_bytes += len(frame)
-            if len(self._queue) - self._previews > _FRAMES or self._frame_bytes > _FRAME_BYTES:
+            if len(self._frames) > _FRAMES or self._frame_bytes > _FRAME_BYTES:
                 self.end(TRY_AGAIN_LATER)
         self.woken.set()
 
@@ -153,31 +159,22 @@ class _Client:
         """Have it go; what waits is dropped."""
         if not self.code.done():
             self.code.set_result(code)
-        self._queue.clear()
-        self._previews = self._preview_bytes = self._frame_bytes = 0
+        self._frames.clear()
+        self._previews.clear()
 
     def take(self) -> str | bytes | None:
         """Return the next frame; None if there is none."""
-        if not self._queue:
-            self.woken.clear()
-            return None
-        preview, frame = self._queue.popleft()
-        self._forget(preview, frame)
-        return frame
-
-    def _drop_oldest_preview(self) -> None:
-        index = next(index for index, (preview, _) in enumerate(self._queue) if preview)
-        preview, frame = self._queue[index]
-        del self._queue[index]
-        self._forget(preview, frame)
-        self.dropped += 1
-
-    def _forget(self, preview: bool, frame: str | bytes) -> None:  # noqa: FBT001  what stands in the queue
-        if preview:
-            self._previews -= 1
+        frames, previews = self._frames, self._previews
+        if previews and (not frames or previews[0][0] < frames[0][0]):
+            frame = previews.popleft()[1]
             self._preview_bytes -= len(frame)
-        else:
+            return frame
+        if frames:
+            frame = frames.popleft()[1]
             self._frame_bytes -= len(frame)
+            return frame
+        self.woken.clear()
+        return None
 
 
 class Relay:

@@ -297,6 +297,7 @@ class Runner:
             return
         except errors.StoreError as failure:
             # Nothing is submitted that could not be written before; a full disk passes.
+            job.attempts = max(0, job.attempts - 1)
             self._let_go(backend, active)
             self._retry(backend, job, Again(failure, counts=False))
             return
@@ -313,8 +314,8 @@ class Runner:
             await self._finish(backend, active, end, error)
         except Exception:
             logger.exception("the outputs of the job %s failed inside the bridge", job.id)
-            failure = errors.Internal("the bridge failed on the outputs of this job; its log holds more")
-            await self._report.end(job, Status.FAILED, failure.to_json())
+            defect = errors.Internal("the bridge failed on the outputs of this job; its log holds more")
+            await self._report.end(job, Status.FAILED, defect.to_json())
             self._running.pop(job.id, None)
 
     async def _attempt(self, backend: Backend, active: Active) -> tuple[Status, errors.BridgeError | None]:

@@ -123,9 +123,9 @@ table reads \\"Saturday 8 pm - bring cake\\". The background is plain cream.", "
 Idea: silence
 {"prompt": "A wide photograph of a single wooden rowing boat tied to a short jetty on a frozen lake, placed a little \
 left of the centre. Fresh, untouched snow lies along the gunwales and on every plank, and the rope between boat and \
-post hangs slack under a thin sleeve of ice. Behind it the far shore dissolves into fog, so that ice and sky meet \
-without a line. Even, overcast morning light leaves hardly any shadow. Everything is pale grey and white except for \
-the dark wet brown of the wood.", "negative": "", "title": "Frozen Jetty"}"""
+post hangs slack under a thin sleeve of ice. Behind it the far shore dissolves into fog, so that ice and sky melt \
+into one another. Even, overcast morning light softens every edge. Everything is pale grey and white except for the \
+dark wet brown of the wood.", "negative": "", "title": "Frozen Jetty"}"""
     "{% if style %}\n\nKeep to this style: {{ style }}. It decides the kind of picture, its light and its colours."
     "{% endif %}" + _PICTURES + _ANSWER
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tests.support.mqtt_eye import watching
 
 
 @pytest.fixture
-async def here(tmp_path: Path, broker_port: int):  # type: ignore[no-untyped-def]
+async def here(tmp_path: Path, broker_port: int) -> AsyncIterator[House]:
     async with house(tmp_path, broker_port) as made:
         yield made
 

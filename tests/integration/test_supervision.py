@@ -1,4 +1,4 @@
-"""ComfyUI as the bridge's child: started, started again, stopped with it; and the warm-up before it counts as online."""
+"""ComfyUI as the bridge's child: started, started again, stopped with it; and the warm-up before it is online."""
 
 from __future__ import annotations
 
