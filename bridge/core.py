@@ -224,7 +224,11 @@ class Core:
         runs = request.runs(self._settings.jobs.max_batch)
         if request.workflow is not None and workflow is not None and request.workflow != workflow:
             raise errors.BadPayload(f"workflow is {request.workflow!r} in the payload and {workflow!r} in the topic")
-        found = self.workflow(request.workflow or workflow)
+        if request.steps is not None and (request.workflow or workflow) is not None:
+            raise errors.BadPayload("steps make a chain of their own: no workflow can be named beside them")
+        found = (
+            self.workflow(request.workflow or workflow) if request.steps is None else self._shelf.chain(request.steps)
+        )
         if request.expires_at is not None and request.expires_at <= self._clock():
             raise errors.Expired(f"expires_at is {iso(request.expires_at)}, which is over")
         assigned = [self._values.assignments(found, values) for values in _distinct(runs)]

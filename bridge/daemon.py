@@ -85,8 +85,9 @@ async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]]
             group.create_task(supervise("the prompt step", core.prompts.run), name="prompts")
             group.create_task(_housekeeping(core, store), name="housekeeping")
             if settings.workflows.watch:
-                watch = functools.partial(watch_folder, settings.workflows.dir, core.refresh)
-                group.create_task(supervise("the watch on the workflows", watch), name="watch")
+                for folder in (settings.workflows.dir, settings.workflows.chains):
+                    watch = functools.partial(watch_folder, folder, core.refresh)
+                    group.create_task(supervise(f"the watch on {folder}", watch), name=f"watch {folder}")
             try:
                 if on_ready is not None:
                     await on_ready(core)

@@ -75,7 +75,7 @@ class Orders:
             drawn = self._drawn(found, values, step=number if counted else 0, given=given)
             job = Job(
                 id=str(uuid.uuid4()),
-                workflow=found.name,
+                workflow=found.name or None,
                 values=found.shown(drawn),
                 created_at=now,
                 priority=request.priority,

@@ -119,6 +119,8 @@ class Queue(Request):
     priority: Whole = Field(0, ge=-1_000_000, le=1_000_000)
     expires_at: Moment | None = None
     grid: Mapping[str, list[Any]] | None = None
+    steps: list[Any] | None = None
+    """A chain of its own, as `jobs.chains.read_chain` takes its steps."""
     deliver: Any = None
 
     def runs(self, limit: int) -> list[Mapping[str, Any]]:

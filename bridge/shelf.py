@@ -7,8 +7,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from bridge.chains import ChainLibrary
+from bridge.chains import ChainLibrary, as_workflow
 from bridge.errors import UnknownWorkflow
+from bridge.jobs.chains import read_chain
 from bridge.library import Library, Problem
 from bridge.settings import Settings
 from bridge.workflow.workflow import Workflow
@@ -56,6 +57,11 @@ class Shelf:
             if problem.workflow == name and name not in self._library.workflows:
                 raise problem.error
         return self._library.get(name)
+
+    def chain(self, steps: list[Any]) -> Workflow:
+        """Return a chain that a command brings along. Raises BadValue, UnknownWorkflow naming the step."""
+        where = "the payload"
+        return as_workflow("", where, read_chain({"steps": steps}, where=where), self._library.get)
 
     def load(self, name: str) -> Workflow:
         """Make a workflow the loaded one, at once."""

@@ -23,7 +23,7 @@ _FACT = "homeassistant"
 _SETTLE = 1.0
 """Seconds from a change to its announcement: Home Assistant may lose part of one that follows another at once."""
 _PATIENCE = 10.0
-"""Seconds that a workflow which was never announced waits for a ComfyUI, which tells the choices of its parameters."""
+"""Seconds that workflows wait after the start for a ComfyUI, which tells the choices of their parameters."""
 _AFTER_BIRTH = (0.5, 2.5)
 """Seconds, drawn at random: not every device of the house answers Home Assistant's start at the same moment."""
 _BORN = b"online"
@@ -111,13 +111,12 @@ class HomeAssistant:
         names = core.workflow_names()
         documents: dict[str, Mapping[str, Any]] = {discovery.topic(): discovery.bridge(core.backend_names(), names)}
         knows_nodes = core.knows_nodes()
+        if not knows_nodes and self._patient:
+            return documents
         for described in core.workflows()["workflows"]:
             topic = discovery.topic(described["name"])
-            before = self._announced.get(topic)
-            if knows_nodes:
-                documents[topic] = discovery.workflow(described)
-            elif before is not None or not self._patient:
-                documents[topic] = discovery.workflow(described, before)
+            before = None if knows_nodes else self._announced.get(topic)
+            documents[topic] = discovery.workflow(described, before)
         return documents
 
     def _lose_patience(self) -> None:

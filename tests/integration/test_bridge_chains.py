@@ -188,6 +188,22 @@ async def test_a_chain_goes_on_at_its_step_after_the_death_of_the_bridge(tmp_pat
             assert set((await comfy.stats())["executed"].values()) == {1}
 
 
+async def test_a_command_may_bring_its_own_chain(tmp_path: Path, broker_port: int) -> None:
+    async with chained(tmp_path, broker_port) as here:
+        steps: list[dict[str, Any]] = [
+            {"name": "a", "workflow": "fox", "values": {"prompt": "a heron"}},
+            {"name": "b", "workflow": "img", "values": {"image": {"step": "a"}}},
+        ]
+        (chain_id,) = (await here.eye.done("queue", {"steps": steps}))["prompt_ids"]
+        result = await here.eye.over(chain_id)
+        assert (result["status"], result["workflow"], len(result["parts"])) == ("completed", None, 2)
+        await here.eye.refused("queue", {"steps": steps[1:]}, "bad_value", "'b'", "values.image")
+        await here.eye.refused("queue", {"steps": [{"workflow": "nowhere"}]}, "unknown_workflow", "nowhere")
+        await here.eye.refused("queue", {"workflow": "fox", "steps": steps}, "bad_payload", "steps")
+        await here.eye.refused("queue", {"steps": []}, "bad_value", "steps")
+        assert not here.eye.below("workflow//")
+
+
 async def test_broken_chains_are_told(tmp_path: Path, broker_port: int) -> None:
     files = {
         "a": '[[steps]]\nname = "one"\nworkflow = "nowhere"\n',

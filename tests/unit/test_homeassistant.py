@@ -615,7 +615,8 @@ async def test_what_comfyui_has_not_told_yet_is_waited_for(started: Started) -> 
     # The next start finds ComfyUI away, and nothing changes.
     core.documents, core.knows = [described("fox", parameter("lora", "choice"))], False
     async with started(core) as side:
-        assert side.announced("fox")
+        assert side.announced("fox") == []
+        await until(lambda: side.announced("fox"))
         for document in side.announced("fox"):
             assert document["components"]["set_lora_select"]["options"] == ["a"]
 
