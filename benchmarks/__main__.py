@@ -1,4 +1,4 @@
-"""`python -m benchmarks [a b c d | all] [--rounds N] [--quick]`."""
+"""`python -m benchmarks [a b c d e f g | all] [--rounds N] [--quick]`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 
-from benchmarks import burst, latency, memory, previews, processes
+from benchmarks import burst, latency, memory, previews, processes, relay, rest, results
 from benchmarks.stage import Stage, stage
 
 _ALL: dict[str, Callable[[Stage, int], Awaitable[str]]] = {
@@ -18,6 +18,9 @@ _ALL: dict[str, Callable[[Stage, int], Awaitable[str]]] = {
     "b": burst.run,
     "c": previews.run,
     "d": memory.run,
+    "e": rest.run,
+    "f": results.run,
+    "g": relay.run,
 }
 
 
@@ -26,7 +29,7 @@ def _arguments() -> argparse.Namespace:
         prog="python -m benchmarks",
         description="Measures the bridge beside a direct client and a bare publisher. README.md says what it all means.",
     )
-    parser.add_argument("which", nargs="*", choices=[*_ALL, "all"], default="all", help="a b c d, or all (default)")
+    parser.add_argument("which", nargs="*", choices=[*_ALL, "all"], default="all", help="a to g, or all (default)")
     parser.add_argument("--rounds", type=int, help="rounds of each (default: 5, quick: 3)")
     parser.add_argument("--quick", action="store_true", help="a fifth of the jobs and frames: a first impression")
     return parser.parse_args()

@@ -115,9 +115,7 @@ def _figures(kept: dict[str, list[float]]) -> list[Figure]:
     paced = f"delay at {_RATE:g} frames/s of {_LARGE // 1000} kB"
     figures = [
         Figure(f"{paced}, median", "ms", kept["bridge p50"], kept["bare p50"], digits=2),
-        Figure(
-            f"{paced}, p99", "ms", kept["bridge p99"], kept["bare p99"], at_most=_LONGEST, absolute=True, digits=2
-        ),
+        Figure(f"{paced}, p99", "ms", kept["bridge p99"], kept["bare p99"], at_most=_LONGEST, absolute=True, digits=2),
         Figure("of these frames arrived", "%", kept["bridge came"], kept["bare came"]),
     ]
     for size in _FLOODS:

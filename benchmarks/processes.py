@@ -43,9 +43,9 @@ dir = {workflows}
 [store]
 url = {store}
 [http]
-port = 0
+port = {http}
 [relay]
-port = 0
+port = {relay}
 [log]
 level = "warning"
 """
@@ -110,7 +110,9 @@ def stand_in(folder: Path, name: str) -> Iterator[Running]:
 
 
 @contextmanager
-def bridge_daemon(folder: Path, *, broker: int, comfyui: int, workflows: Path) -> Iterator[Running]:
+def bridge_daemon(
+    folder: Path, *, broker: int, comfyui: int, workflows: Path, http: int, relay: int
+) -> Iterator[Running]:
     """Run the bridge as users run it, with its store in `folder`. It is not online yet."""
     configuration = folder / "bridge.toml"
     configuration.write_text(
@@ -119,12 +121,14 @@ def bridge_daemon(folder: Path, *, broker: int, comfyui: int, workflows: Path) -
             broker=broker,
             workflows=json.dumps(workflows.as_posix()),
             store=json.dumps(f"sqlite:///{(folder / 'store.db').as_posix()}"),
+            http=http,
+            relay=relay,
         ),
         encoding="utf-8",
     )
     command = [sys.executable, "-m", "bridge", "run", "--config", str(configuration)]
     with _started(command, folder, "bridge") as process:
-        yield Running(process)
+        yield Running(process, http)
 
 
 @contextmanager

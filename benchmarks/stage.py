@@ -14,7 +14,7 @@ from benchmarks import processes, workflows
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The ports and processes. The direct client has a ComfyUI of its own: with one for both, the bridge would have
+    """The ports and processes; the port of `bridge` is its HTTP face's. The direct client has a ComfyUI of its own: with one for both, the bridge would have
     work while the direct client is measured, since ComfyUI tells every client of each change of its queue.
     """
 
@@ -22,6 +22,7 @@ class Stage:
     broker: int
     direct: int
     bridge: processes.Running
+    relay: int
     quick: bool
 
     def times(self, count: int) -> int:
@@ -38,7 +39,13 @@ def stage(*, quick: bool) -> Iterator[Stage]:
         broker = stack.enter_context(processes.mosquitto(folder))
         direct = stack.enter_context(processes.stand_in(folder, "comfyui-direct"))
         bridged = stack.enter_context(processes.stand_in(folder, "comfyui-bridge"))
+        http, relay = processes.free_port(), processes.free_port()
         daemon = processes.bridge_daemon(
-            folder, broker=broker.port, comfyui=bridged.port, workflows=folder / "workflows"
+            folder,
+            broker=broker.port,
+            comfyui=bridged.port,
+            workflows=folder / "workflows",
+            http=http,
+            relay=relay,
         )
-        yield Stage(folder, broker.port, direct.port, stack.enter_context(daemon), quick)
+        yield Stage(folder, broker.port, direct.port, stack.enter_context(daemon), relay, quick)

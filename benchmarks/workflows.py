@@ -80,6 +80,16 @@ TXT2IMG = Workflow(
     ("3", "seed"),
 )
 
+NOISE = Workflow(
+    "noise",
+    "a picture of 512 x 512, drawn anew each time",
+    {
+        "3": TXT2IMG.graph["3"] | {"inputs": TXT2IMG.graph["3"]["inputs"] | {"steps": 1}},
+        **{node: entry for node, entry in TXT2IMG.graph.items() if node != "3"},
+    },
+    ("3", "seed"),
+)
+
 FRAMES = Workflow(
     "frames",
     "preview frames without anything else",

@@ -10,7 +10,8 @@ from typing import Any
 
 from bridge import errors, requests
 from bridge.batches import Batches
-from bridge.chains import Chains, ChainWorkflow
+from bridge.chain_library import ChainWorkflow
+from bridge.chains import Chains
 from bridge.jobs.lookup import Lookup
 from bridge.jobs.model import ImageValue, Job, Output, Payload, iso
 from bridge.jobs.runner import Runner

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from bridge.chains import ChainLibrary, as_workflow
+from bridge.chain_library import ChainLibrary, as_workflow
 from bridge.errors import UnknownWorkflow
 from bridge.jobs.chains import read_chain
 from bridge.library import Library, Problem

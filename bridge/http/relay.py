@@ -143,9 +143,7 @@ class _Client:
         if preview:
             self._previews.append((next(self._numbers), frame))
             self._preview_bytes += len(frame)
-            while len(self._previews) > 1 and (
-                len(self._previews) > _PREVIEWS or self._preview_bytes > _PREVIEW_BYTES
-            ):
+            while len(self._previews) > 1 and (len(self._previews) > _PREVIEWS or self._preview_bytes > _PREVIEW_BYTES):
                 self._preview_bytes -= len(self._previews.popleft()[1])
                 self.dropped += 1
         else:

@@ -58,7 +58,7 @@ class OllamaWriter:
         self._vision_model = vision_model
         self._keep_alive = keep_alive
         self._settles = settles
-        self._sees: dict[str, bool] = {}
+        self._sees: dict[str, bool | None] = {}
 
     async def open(self) -> None:
         """Make the pools; connections come with the questions."""
@@ -163,9 +163,11 @@ class OllamaWriter:
             return chosen
         models = [model for model in await self.models() if not _only_embeds(model)]
         if question.images:
-            for model in models:
-                if await self._can_see(model.name):
-                    return model.name
+            seeing = {model.name: await self._can_see(model.name) for model in models}
+            for wanted in (True, None):  # better one of which nothing is known than none
+                for name, sees in seeing.items():
+                    if sees is wanted:
+                        return name
             raise errors.UnknownModel(
                 f"{self._web.name} has no model that reads pictures: send {_SUGGESTED_VISION} to ollama/pull, "
                 f"or run: ollama pull {_SUGGESTED_VISION}; or name one in ollama.vision_model"
@@ -177,10 +179,14 @@ class OllamaWriter:
             )
         return models[0].name
 
-    async def _can_see(self, model: str) -> bool:
+    async def _can_see(self, model: str) -> bool | None:
+        """Tell whether a model reads pictures (`/api/show`); None if Ollama does not tell."""
         if model not in self._sees:
-            document = await self._web.document("POST", "/api/show", {"model": model}, time_limit=_QUICK)
-            self._sees[model] = isinstance(document, dict) and _sees(document)
+            try:
+                document = await self._web.document("POST", "/api/show", {"model": model}, time_limit=_QUICK)
+            except errors.WriterFailed:
+                return None
+            self._sees[model] = _sees(document) if isinstance(document, dict) else None
         return self._sees[model]
 
     async def pull(self, model: str) -> AsyncGenerator[PullProgress, None]:
@@ -253,14 +259,14 @@ def _only_embeds(model: ModelInfo) -> bool:
     return "bert" in model.family or "embed" in model.name
 
 
-def _sees(document: Mapping[str, Any]) -> bool:
+def _sees(document: Mapping[str, Any]) -> bool | None:
     capabilities = document.get("capabilities")
     if isinstance(capabilities, list):
         return "vision" in capabilities
     # Before version 0.6.4 the part that sees shows only as a projector or a family.
     details = document.get("details")
     families = details.get("families") if isinstance(details, dict) else None
-    return bool(document.get("projector_info")) or bool({"clip", "mllama"} & set(families or ()))
+    return True if document.get("projector_info") or {"clip", "mllama"} & set(families or ()) else None
 
 
 def _bytes(document: Mapping[str, Any], key: str) -> int:

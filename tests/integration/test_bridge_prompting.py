@@ -22,8 +22,9 @@ from PIL import Image
 
 from bridge.errors import SettingsError
 from bridge.testing.ollama import OllamaStandIn
-from tests.support.bridge_process import House, Plan, bridge, house
+from tests.support.bridge_process import House, Plan, bridge, house, workflows
 from tests.support.brokers import free_port
+from tests.support.graphs import txt2img
 from tests.support.mqtt_eye import Eye, watching
 from tests.support.web import serving
 
@@ -49,8 +50,9 @@ def rooms(tmp_path: Path, broker_port: int) -> Rooms:
     """A house whose prompt writer is the given Ollama."""
 
     def made(url: str, *, prompting: dict[str, Any] | None = None, version: str = "5", **more: Any) -> Any:
-        settings = {"ollama": {"url": url, **more.pop("ollama", {})}, "prompting": prompting or {}, "http": {"port": 0}}
-        return house(tmp_path, broker_port, version=version, more={**settings, **more})
+        settings = {"ollama": {"url": url, **more.pop("ollama", {})}, "prompting": prompting or {}}
+        graphs = {**workflows(), "flux": without_negative()}
+        return house(tmp_path, broker_port, version=version, workflows=graphs, more={**settings, **more})
 
     return made
 
@@ -64,7 +66,6 @@ async def here(rooms: Rooms, ollama: OllamaStandIn) -> AsyncIterator[House]:
 async def result(eye: Eye, idea_id: str, *, within: float = 120.0) -> dict[str, Any]:
     """Wait for what became of an idea."""
     found = await eye.first("ollama/result", lambda one: one.json["id"] == idea_id, within=within)
-    assert found.qos == 0 or found.content_type
     document: dict[str, Any] = found.json
     return document
 
@@ -78,6 +79,15 @@ def jpeg() -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(out, "JPEG")
     return out.getvalue()
+
+
+def without_negative() -> dict[str, Any]:
+    """A workflow such as those for Flux: one text."""
+    graph = txt2img()
+    del graph["7"]
+    graph["3"]["inputs"]["negative"] = ["11", 0]
+    graph["11"] = {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["6", 0]}}
+    return graph
 
 
 # Ideas
@@ -128,13 +138,12 @@ async def test_an_idea_becomes_a_picture_in_one_transaction(rooms: Rooms, any_ol
 
 async def test_the_model_has_left_the_memory_before_the_picture_starts(here: House, ollama: OllamaStandIn) -> None:
     ollama.faults.unload_delay = 0.5
-    loaded: list[list[str]] = []
-    post = here.comfy.queue.put if hasattr(here.comfy.queue, "put") else None
-    del post
-    document = await generate(here.eye, {"idea": "a fox", "then": {}})
-    loaded.append(ollama.loaded)
+    accepted = await here.eye.done("ollama/generate", {"idea": "a fox", "then": {}})
+    await here.eye.until(lambda: ollama.loaded)
+    await here.eye.until(here.eye.prompt_ids)
+    assert not ollama.loaded
+    document = await result(here.eye, accepted["id"])
     await here.eye.over(document["prompt_id"])
-    assert loaded == [[]]
     assert ollama.stats.chats[0]["keep_alive"] == 0
 
 
@@ -146,11 +155,21 @@ async def test_comfyui_frees_its_memory_first_where_that_is_set(rooms: Rooms, ol
 
 
 async def test_a_workflow_without_a_negative_prompt_is_asked_for_as_flux(here: House, ollama: OllamaStandIn) -> None:
-    await generate(here.eye, {"idea": "a fox", "then": {"workflow": "fox"}})
-    await generate(here.eye, {"idea": "a fox", "profile": "flux"})
-    first, second = (chat["messages"][0]["content"] for chat in ollama.stats.chats)
-    assert "Stable Diffusion" in first
-    assert "Flux" in second
+    asked = [
+        await generate(here.eye, idea)
+        for idea in (
+            {"idea": "a fox", "then": {"workflow": "fox"}},
+            {"idea": "a fox", "then": {"workflow": "flux"}},
+            {"idea": "a fox", "then": {"workflow": "flux"}, "profile": "sd"},
+        )
+    ]
+    assert [one["profile"] for one in asked] == ["sd", "flux", "sd"]
+    systems = [chat["messages"][0]["content"] for chat in ollama.stats.chats]
+    assert ["Stable Diffusion family" in one for one in systems] == [True, False, True]
+    for one in asked:
+        values = (await here.eye.over(one["prompt_id"]))["values"]
+        assert values["prompt"] == one["prompt"]
+        assert ("negative" in values) == (one["workflow"] == "fox")
 
 
 async def test_style_and_negative_of_a_profile(rooms: Rooms, ollama: OllamaStandIn) -> None:
@@ -388,7 +407,7 @@ async def test_values_stay_over_a_restart_and_ideas_that_were_on_their_way_are_t
         tmp_path,
         f"mqtt://127.0.0.1:{broker_port}",
         "http://127.0.0.1:9",
-        more={"ollama": {"url": ollama.url}, "http": {"port": 0}},
+        more={"ollama": {"url": ollama.url}},
     )
     ollama.faults.hang = True
     async with watching(broker_port, plan.base) as eye:
@@ -412,7 +431,7 @@ async def test_values_stay_over_a_restart_and_ideas_that_were_on_their_way_are_t
 
 
 async def test_a_template_that_fails_keeps_the_bridge_from_starting(tmp_path: Path, broker_port: int) -> None:
-    more = {"ollama": {"profiles": {"own": {"system": "{{ ideas }}"}}}, "http": {"port": 0}}
+    more: dict[str, dict[str, Any]] = {"ollama": {"profiles": {"own": {"system": "{{ ideas }}"}}}}
     plan = Plan(tmp_path, f"mqtt://127.0.0.1:{broker_port}", "http://127.0.0.1:9", more=more)
     with pytest.raises(SettingsError, match=r"ollama\.profiles\.own\.system"):
         async with bridge(plan):

@@ -1,0 +1,201 @@
+"""The prompt step as other faces call it: awaited, cancelled with its caller, with a core of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge import errors, events, requests
+from bridge.jobs.store import Store
+from bridge.prompting.model import ModelInfo, OnText, Question, Written
+from bridge.prompts import Prompts
+from bridge.settings import load
+from tests.support.brokers import until
+
+
+class FakePictures:
+    """A core that notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.queued: list[tuple[dict[str, Any], tuple[str, str] | None]] = []
+        self.fails: errors.BridgeError | None = None
+
+    def check_then(self, request: requests.Then) -> tuple[str, bool]:
+        return request.workflow or "loaded", request.workflow != "flux"
+
+    async def queue(
+        self, request: requests.Queue, *, workflow: str | None = None, transaction: tuple[str, str] | None = None
+    ) -> dict[str, Any]:
+        if self.fails is not None:
+            raise self.fails
+        assert isinstance(request.values, dict)
+        self.queued.append((dict(request.values), transaction))
+        return {"prompt_ids": ["p1"], "workflow": request.workflow}
+
+    async def free_for_writer(self) -> None:
+        return None
+
+
+class FakeWriter:
+    """A writer that waits for `go`."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.questions: list[Question] = []
+        self.ended = 0
+        self.fails: Exception | None = None
+
+    async def open(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None
+
+    async def write(self, question: Question, on_text: OnText) -> Written:
+        self.questions.append(question)
+        try:
+            await self.go.wait()
+        finally:
+            self.ended += 1
+        if self.fails is not None:
+            raise self.fails
+        on_text('{"prompt": "a fo')
+        on_text('x"}')
+        return Written("a fox", "text", "Fox", model="m")
+
+    async def models(self) -> tuple[ModelInfo, ...] | None:
+        return (ModelInfo("m", 1),)
+
+    async def settle(self, model: str | None) -> None:
+        return None
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.pictures = FakePictures()
+        self.writer = FakeWriter()
+        self.hub = events.Hub()
+        self.seen: list[events.Event] = []
+        self.settings = load(environ={"BRIDGE_PROMPTING__TIMEOUT": "5"})
+        self.url = f"sqlite:///{folder / 'store.db'}"
+
+    def results(self) -> list[dict[str, Any]]:
+        return [dict(one.document) for one in self.seen if isinstance(one, events.PromptWritten)]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Prompts]:
+        async with Store(self.url, keep=60.0) as store:
+            prompts = Prompts(self.settings, store, self.hub, self.pictures)
+            prompts.use(self.writer)
+            await prompts.load()
+            with self.hub.subscribed(self.seen.append):
+                task = asyncio.create_task(prompts.run())
+                try:
+                    yield prompts
+                finally:
+                    task.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await task
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+FOX = requests.WritePrompt(idea="a fox")
+
+
+async def test_the_result_is_awaited(bench: Bench) -> None:
+    bench.writer.go.set()
+    async with bench.running() as prompts:
+        document = await prompts.generate(requests.WritePrompt(idea="a fox", then=requests.Then()))
+    assert (document["prompt"], document["prompt_id"], document["workflow"]) == ("a fox", "p1", "loaded")
+    assert bench.results() == [document]
+    assert bench.pictures.queued == [({"negative": "text", "prompt": "a fox"}, None)]
+    texts = [(one.text, one.so_far) for one in bench.seen if isinstance(one, events.PromptText)]
+    assert texts == [('{"prompt": "a fo', "a fo"), ('x"}', "a fox")]
+
+
+async def test_a_negative_that_the_caller_gives_wins_and_none_goes_where_none_is(bench: Bench) -> None:
+    bench.writer.go.set()
+    async with bench.running() as prompts:
+        for workflow, values in (("fox", {"negative": "mine", "prompt": "x"}), ("flux", {"seed": 1})):
+            then = requests.Then(workflow=workflow, values=values)
+            await prompts.generate(requests.WritePrompt(idea="a fox", then=then))
+    assert [values for values, _ in bench.pictures.queued] == [
+        {"negative": "mine", "prompt": "a fox"},
+        {"seed": 1, "prompt": "a fox"},
+    ]
+    assert [question.profile for question in bench.writer.questions] == ["sd", "flux"]
+
+
+async def test_a_caller_that_goes_away_cancels_its_idea(bench: Bench) -> None:
+    async with bench.running() as prompts:
+        tasks = [asyncio.create_task(prompts.generate(FOX)) for _ in range(3)]
+        await until(lambda: bench.writer.questions)
+        for task in (tasks[1], tasks[0]):
+            task.cancel()
+        await until(lambda: bench.writer.ended == 1)
+        bench.writer.go.set()
+        assert (await tasks[2])["status"] == "ok"
+    assert [one.get("code") for one in bench.results()] == ["cancelled", "cancelled", None]
+    assert len(bench.writer.questions) == 2
+
+
+async def test_what_went_wrong_is_raised(bench: Bench) -> None:
+    bench.writer.go.set()
+    async with bench.running() as prompts:
+        bench.writer.fails = errors.WriterFailed("tired")
+        with pytest.raises(errors.WriterFailed, match="tired"):
+            await prompts.generate(FOX)
+        bench.writer.fails = ZeroDivisionError("a defect")
+        with pytest.raises(errors.Internal):
+            await prompts.generate(FOX)
+        bench.writer.fails = None
+        bench.pictures.fails = errors.QueueFull("full")
+        with pytest.raises(errors.QueueFull):
+            await prompts.generate(requests.WritePrompt(idea="a fox", then=requests.Then()))
+        assert (await prompts.generate(FOX))["status"] == "ok"
+    assert bench.results()[2]["prompt"] == "a fox"
+
+
+async def test_an_idea_cancelled_before_its_first_step_has_its_result(bench: Bench) -> None:
+    async with bench.running() as prompts:
+        await asyncio.sleep(0)
+        accepted = await prompts.accept(FOX)
+        await prompts.cancel(requests.CancelPrompt(id=accepted["id"]))
+        await until(lambda: bench.results())
+        assert bench.results()[0]["code"] == "cancelled"
+        with pytest.raises(errors.UnknownIdea):
+            await prompts.cancel(requests.CancelPrompt(id=accepted["id"]))
+        assert len(bench.results()) == 1
+
+
+async def test_the_transaction_goes_with_the_job_and_the_result(bench: Bench) -> None:
+    bench.writer.go.set()
+    async with bench.running() as prompts:
+        request = requests.WritePrompt(idea="a fox", then=requests.Then(workflow="fox"))
+        await prompts.accept(request, transaction=("ollama/generate", "t"))
+        await until(lambda: bench.results())
+    assert bench.pictures.queued[0][1] == ("ollama/generate", "t")
+    assert bench.results()[0]["transaction"] == "t"
+
+
+async def test_the_idea_of_an_earlier_start_is_told_once(bench: Bench) -> None:
+    async with bench.running() as prompts:
+        accepted = await prompts.accept(FOX)
+        await until(lambda: bench.writer.questions)
+    assert bench.results() == []
+    for _ in range(2):
+        async with bench.running():
+            await until(lambda: any(isinstance(one, events.WriterState) for one in bench.seen))
+    (lost,) = bench.results()
+    assert (lost["id"], lost["code"], lost["idea"]) == (accepted["id"], "cancelled", "a fox")
