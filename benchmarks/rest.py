@@ -41,11 +41,13 @@ async def run(stage: Stage, rounds: int) -> str:
 
 
 def _figures(bridged: list[list[float]], directly: list[list[float]]) -> list[Figure]:
-    medians = [[statistics.median(values) for values in rounds] for rounds in (bridged, directly)]
-    tails = [[share_below(values, 0.99) for values in rounds] for rounds in (bridged, directly)]
+    medians, tails = (
+        [[part(values) for values in rounds] for rounds in (bridged, directly)]
+        for part in (statistics.median, lambda values: share_below(values, 0.99))
+    )
     return [
-        Figure("until the answer, median", "ms", *medians, at_most=_MOST),
-        Figure("until the answer, p99", "ms", *tails),
+        Figure("until the answer, median", "ms", medians[0], medians[1], at_most=_MOST),
+        Figure("until the answer, p99", "ms", tails[0], tails[1]),
     ]
 
 

@@ -14,8 +14,10 @@ from benchmarks import processes, workflows
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The ports and processes; the port of `bridge` is its HTTP face's. The direct client has a ComfyUI of its own: with one for both, the bridge would have
-    work while the direct client is measured, since ComfyUI tells every client of each change of its queue.
+    """The ports and processes; the port of `bridge` is that of its HTTP face.
+
+    The direct client has a ComfyUI of its own: with one for both, the bridge would have work while the direct
+    client is measured, since ComfyUI tells every client of each change of its queue.
     """
 
     folder: Path

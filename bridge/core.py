@@ -18,8 +18,9 @@ from typing import Any
 from bridge import __version__, errors, events, requests
 from bridge.batches import Batches
 from bridge.chains import Chains
+from bridge.comfyui.shapes import HistoryEntry
 from bridge.jobs.lookup import Lookup
-from bridge.jobs.model import Output, Payload, iso
+from bridge.jobs.model import ImageValue, Output, Payload, iso
 from bridge.jobs.reporter import Reporter
 from bridge.jobs.runner import Runner
 from bridge.jobs.store import Store
@@ -213,11 +214,17 @@ class Core:
     # Jobs
 
     async def queue(
-        self, request: requests.Queue, *, workflow: str | None = None, transaction: tuple[str, str] | None = None
+        self,
+        request: requests.Queue,
+        *,
+        workflow: str | None = None,
+        transaction: tuple[str, str] | None = None,
+        alias: str | None = None,
     ) -> dict[str, Any]:
         """Run a workflow as it is set, with values for this run only; the answer names the jobs.
 
         transaction: command and key, written with the jobs, so that not even a crash makes them run twice.
+        alias: a name for the job, where it is one.
         """
         if request.deliver is not None:
             raise errors.Unsupported("deliver is not supported yet")
@@ -236,7 +243,7 @@ class Core:
         self._queueing.append(ticket)
         try:
             state = self._values.of(found).snapshot()
-            data = await self._orders.queue(found, request, assigned, state, len(runs), transaction)
+            data = await self._orders.queue(found, request, assigned, state, len(runs), transaction, alias=alias)
         finally:
             self._queueing.remove(ticket)
         if ticket.interrupted:
@@ -246,10 +253,21 @@ class Core:
         return data
 
     async def run_graph(
-        self, request: requests.RunGraph, *, transaction: tuple[str, str] | None = None
+        self,
+        request: requests.RunGraph,
+        *,
+        files: Mapping[Target, ImageValue] | None = None,
+        transaction: tuple[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Run a whole graph, of no workflow, as it is; the answer names the job. `transaction` as for `queue`."""
-        return await self._orders.run_graph(request, transaction=transaction)
+        """Run a whole graph, of no workflow, as it is; the answer names the job. `transaction` as for `queue`.
+
+        files: uploaded before it runs, and named in the inputs that they are for.
+        """
+        return await self._orders.run_graph(request, files=files, transaction=transaction)
+
+    async def fetch_file(self, address: str) -> ImageValue:
+        """Fetch a file from an address, for an input of a graph. Raises as `Guard.fetch`."""
+        return await self._media.fetched(address)
 
     async def sample(self, name: str) -> Payload:
         """Return what a run of a workflow with nothing set would be, to warm a backend up."""
@@ -290,6 +308,10 @@ class Core:
     async def output(self, request: requests.OutputRequest) -> tuple[Output, bytes]:
         """Return an output and its bytes, from the backend that ran the job (`Lookup.output` says what it raises)."""
         return await self._lookup.output(self._lookup.resolve(request.prompt_id), request.n)
+
+    async def history(self, request: requests.JobRequest) -> HistoryEntry | None:
+        """Return what ComfyUI remembers of a job; None if it knows none. Raises UnknownPrompt, BackendOffline."""
+        return await self._lookup.history(self._lookup.resolve(request.prompt_id))
 
     async def jobs(self, request: requests.JobsRequest) -> dict[str, Any]:
         """Return the jobs that run and wait, and the last that ended."""

@@ -59,8 +59,13 @@ class Orders:
         state: State,
         runs: int,
         transaction: Transaction | None,
+        *,
+        alias: str | None = None,
     ) -> dict[str, Any]:
-        """Accept the runs of one request; `state` is a snapshot of what the workflow is set to."""
+        """Accept the runs of one request; `state` is a snapshot of what the workflow is set to.
+
+        alias: a name for the job, where it is one.
+        """
         now = self._clock()
         several = runs > 1
         batch_id = str(uuid.uuid4()) if several else None
@@ -83,8 +88,11 @@ class Orders:
                 expires_at=request.expires_at,
                 batch_id=batch_id,
                 transaction=transaction,
+                alias=None if several else alias,
             )
             jobs.append((job, drawn))
+        if alias is not None and not several:
+            self._lookup.name(alias, jobs[0][0].id)
         if isinstance(found, ChainWorkflow):
             return await self._start_chains(found, jobs)
         payloads = [(job, await found.instantiate(drawn)) for job, drawn in jobs]
@@ -109,9 +117,16 @@ class Orders:
         return {**accepted([job]), "batch_id": job.id}
 
     async def run_graph(
-        self, request: requests.RunGraph, *, transaction: tuple[str, str] | None = None
+        self,
+        request: requests.RunGraph,
+        *,
+        files: Mapping[Target, ImageValue] | None = None,
+        transaction: tuple[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Run a whole graph, of no workflow, as it is; the answer names the job. `transaction` as for `queue`."""
+        """Run a whole graph, of no workflow, as it is; the answer names the job. `transaction` as for `queue`.
+
+        files: uploaded before it runs, and named in the inputs that they are for.
+        """
         if request.deliver is not None:
             raise errors.Unsupported("deliver is not supported yet")
         graph = read_graph(request.prompt, where="prompt")
@@ -128,7 +143,8 @@ class Orders:
             transaction=transaction,
             alias=request.id,
         )
-        await self._runner.accept([(job, Payload(graph))])
+        images = tuple((target.node, target.input, value) for target, value in (files or {}).items())
+        await self._runner.accept([(job, Payload(graph, images))])
         if request.id is not None:
             self._lookup.name(request.id, job.id)
         return accepted([job])

@@ -53,6 +53,8 @@ class Prompts:
         self._look = asyncio.Event()
         self._pulls = Pulls(hub, self._look.set)
         self._online: bool | None = None
+        self._tells = False
+        """Whether the writer can be asked if it is there."""
         self._models: Document = {"models": []}
         self._lost: list[Document] = []
         self._set: dict[str, str] = dict.fromkeys(_NAMES, "")
@@ -184,6 +186,7 @@ class Prompts:
                 self._say(online=False, reason=error.message)
             else:
                 self._say(online=True)
+                self._tells = models is not None
                 document = {"models": [model.to_json() for model in models or ()]}
                 if document != self._models:
                     self._models = document
@@ -240,6 +243,8 @@ class Prompts:
             error = errors.Internal("the bridge failed on this idea; its log holds more")
         if isinstance(error, errors.WriterOffline):
             self._say(online=False, reason=error.message)
+            if self._tells:  # perhaps just this connection broke
+                self._look.set()
         if error is not None:
             document.setdefault("duration", round(self._clock() - began, 3))
         self._end(idea, document, error)

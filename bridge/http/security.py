@@ -103,7 +103,7 @@ class Gate:
         origin = headers.get("origin")
         if origin is None or "*" in self._settings.cors or origin in self._settings.cors:
             return
-        name = _bare(urlsplit(origin).hostname or "") if "://" in origin else ""
+        name = _host_of(origin)
         if name and (is_loopback(name) or name == _bare(_name_of(headers.get("host", "")))):
             return
         raise NotAllowed(f"pages of {origin[:100]!r} may not call the bridge; name it in http.cors to allow it")
@@ -161,6 +161,13 @@ def _name_of(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.rpartition(":")[0] if host.count(":") == 1 else host
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return _bare(urlsplit(origin).hostname or "")
+    except ValueError:
+        return ""
 
 
 def _bare(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from bridge.comfyui.shapes import FileRef
+from bridge.comfyui.shapes import FileRef, HistoryEntry
 from bridge.errors import BackendOffline, FileMissing, UnknownPrompt
 from bridge.jobs import documents
 from bridge.jobs.model import Output
@@ -88,3 +88,11 @@ class Lookup:
         if output.bytes not in {None, len(fetched.data)}:
             raise FileMissing(f"output {n} of the job {job.id} is gone: ComfyUI has another file of that name now")
         return output, fetched.data
+
+    async def history(self, job_id: str) -> HistoryEntry | None:
+        """Return what the backend that ran a job remembers of it. Raises UnknownPrompt, BackendOffline, TimedOut."""
+        job = await self._runner.find(job_id)
+        if job is None:
+            raise UnknownPrompt(f"there is no job {job_id!r}")
+        backend = self._runner.pool.named(job.backend)
+        return None if backend is None else await backend.client.history(job.id)

@@ -11,7 +11,8 @@ import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import aiohttp
@@ -50,22 +51,30 @@ class Guard:
         Raises BadValue (not an http address), NotAllowed, TooLarge, TimedOut, and FileMissing for everything that
         keeps the file from us.
         """
-        try:
+        with _told(address, self._time_limit):
             async with asyncio.timeout(self._time_limit):
                 return await self._follow(address, max_bytes)
-        except TimeoutError:
-            raise TimedOut(f"{_shown(address)} did not answer within {self._time_limit:g} s") from None
-        except _RefusedError as error:
-            raise NotAllowed(
-                f"{_shown(address)} points to {error}, which is not a public address; "
-                "name its host or network in security.allowed_hosts to allow it"
-            ) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise FileMissing(f"{_shown(address)} cannot be fetched: {str(error) or type(error).__name__}") from None
+
+    async def send(
+        self, method: str, address: str, data: bytes, *, headers: Mapping[str, str], time_limit: float
+    ) -> int:
+        """Send bytes to an address and return the status of the answer. A redirect is an answer and not followed.
+
+        Raises BadValue, NotAllowed, TimedOut (after `time_limit` seconds), and FileMissing if nobody is there.
+        """
+        with _told(address, time_limit):
+            async with asyncio.timeout(time_limit), self._session() as session:
+                url = _parsed(address)
+                self._check_literal(url)
+                async with session.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
+                    return response.status
+
+    def _session(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(resolver=_CheckedResolver(self), use_dns_cache=False)
+        return aiohttp.ClientSession(connector=connector, trust_env=False)
 
     async def _follow(self, address: str, max_bytes: int) -> Fetched:
-        connector = aiohttp.TCPConnector(resolver=_CheckedResolver(self), use_dns_cache=False)
-        async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
+        async with self._session() as session:
             url = _parsed(address)
             for _ in range(_REDIRECTS + 1):
                 self._check_literal(url)
@@ -104,6 +113,22 @@ class Guard:
             except ValueError:  # a host name
                 continue
         raise _RefusedError(address)
+
+
+@contextmanager
+def _told(address: str, time_limit: float) -> Iterator[None]:
+    """Turn what goes wrong with an address into our errors."""
+    try:
+        yield
+    except TimeoutError:
+        raise TimedOut(f"{_shown(address)} did not answer within {time_limit:g} s") from None
+    except _RefusedError as error:
+        raise NotAllowed(
+            f"{_shown(address)} points to {error}, which is not a public address; "
+            "name its host or network in security.allowed_hosts to allow it"
+        ) from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise FileMissing(f"{_shown(address)} cannot be fetched: {str(error) or type(error).__name__}") from None
 
 
 class _RefusedError(Exception):

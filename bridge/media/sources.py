@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from bridge.comfyui.shapes import FileRef
 from bridge.errors import BadValue, FileMissing, NotAllowed
@@ -50,6 +51,14 @@ class Media:
         if not image:
             raise BadValue("mask: the node has no image yet that it could be for; give an image too")
         return ImageValue(image, None, sha256)
+
+    async def fetched(self, address: str) -> ImageValue:
+        """Fetch a file of any kind for an input of a graph, and keep its bytes. Raises as `Guard.fetch`."""
+        found = await self._guard.fetch(address, max_bytes=self._limit)
+        kind = kinds.image_type(found.data) or found.content_type
+        if kind == "application/octet-stream":
+            kind = kinds.type_of_name(urlsplit(address).path)
+        return await self._kept(found.data, kind)
 
     async def _image(self, source: ImageSource) -> ImageValue | str:
         if source.given() != "filename":

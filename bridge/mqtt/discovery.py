@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bridge.mqtt.entities import (
+    MAX_CHOICES,
     Document,
     Entity,
     as_attributes,
@@ -165,7 +166,7 @@ class Discovery:
             entity_category="diagnostic",
             icon="mdi:tag",
         )
-        if workflows:
+        if 0 < len(workflows) <= MAX_CHOICES:
             yield entity(
                 "select",
                 "loaded_workflow",

@@ -12,21 +12,19 @@ import base64
 import binascii
 import contextlib
 import dataclasses
-import hashlib
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from aiohttp import web
 
+from bridge.testing.ollama_words import LIBRARY, capabilities, entry, full, idea, seconds, written
+
 VERSION = "0.12.6"
-LIBRARY = ("gemma3:4b", "llama3.2:latest", "llava:latest", "nomic-embed-text:latest", "qwen2.5:7b")
-"""What can be pulled."""
-_VISION = ("llava", "gemma3")
 _DEFAULT_KEEP = 300.0
 _FOREVER = timedelta(days=365 * 200)
 
@@ -142,11 +140,11 @@ class OllamaStandIn:
 
     async def _tags(self, _: web.Request) -> web.Response:
         self.stats.tags += 1
-        return web.json_response({"models": [_entry(name) | {"modified_at": _now()} for name in self.names]})
+        return web.json_response({"models": [entry(name) | {"modified_at": _now()} for name in self.names]})
 
     async def _ps(self, _: web.Request) -> web.Response:
         loaded = [
-            _entry(name) | {"expires_at": expires.isoformat(), "size_vram": _entry(name)["size"]}
+            entry(name) | {"expires_at": expires.isoformat(), "size_vram": entry(name)["size"]}
             for name, expires in self._loaded.items()
         ]
         return web.json_response({"models": loaded})
@@ -162,9 +160,9 @@ class OllamaStandIn:
             {
                 "modelfile": f"FROM {name}",
                 "template": "{{ .Prompt }}",
-                "details": _entry(name)["details"],
+                "details": entry(name)["details"],
                 "model_info": {"general.architecture": "llama"},
-                "capabilities": _capabilities(name),
+                "capabilities": capabilities(name),
             }
         )
 
@@ -200,7 +198,7 @@ class OllamaStandIn:
         if not isinstance(messages, list):
             return _error(400, "json: cannot unmarshal messages")
         try:
-            _seconds(body.get("keep_alive", _DEFAULT_KEEP))
+            seconds(body.get("keep_alive", _DEFAULT_KEEP))
         except ValueError as error:
             return _error(400, str(error))
         noted = {**body, "messages": []}
@@ -211,7 +209,7 @@ class OllamaStandIn:
             except (binascii.Error, ValueError, TypeError):
                 return _error(400, "illegal base64 data at input byte 0")
             noted["messages"].append({**message, **({"images": sizes} if images else {})})
-            if images and "vision" not in _capabilities(name):
+            if images and "vision" not in capabilities(name):
                 return _error(500, "this model is missing data required for image input")
         self.stats.chats.append(noted)
         return _error(500, self.faults.error) if self.faults.error else None
@@ -257,27 +255,27 @@ class OllamaStandIn:
         thoughts = f"<think>{self.faults.think}</think>\n" if self.faults.think else ""
         if self.faults.broken_json:
             self.faults.broken_json -= 1
-            return f'{thoughts}Sure! Here is a prompt: {{"prompt": "{_idea(body)}, and so on'
-        answer = json.dumps(_written(body), ensure_ascii=False)
+            return f'{thoughts}Sure! Here is a prompt: {{"prompt": "{idea(body)}, and so on'
+        answer = json.dumps(written(body), ensure_ascii=False)
         if self.faults.fenced:
             return f"{thoughts}Of course.\n```json\n{answer}\n```\nEnjoy!"
         if isinstance(body.get("format"), dict):
             return thoughts + answer
-        return f"{thoughts}A picture of {_idea(body)}."
+        return f"{thoughts}A picture of {idea(body)}."
 
     async def _pull(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
         if isinstance(body, web.Response):
             return body
-        name = _full(str(body.get("model") or body.get("name") or ""))
+        name = full(str(body.get("model") or body.get("name") or ""))
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         await _send(response, {"status": "pulling manifest"})
         if name not in LIBRARY:
             await _send(response, {"error": "pull model manifest: file does not exist"})
             return response
-        size = _entry(name)["size"]
-        digest = f"sha256:{_entry(name)['digest']}"
+        size = entry(name)["size"]
+        digest = f"sha256:{entry(name)['digest']}"
         for part in range(5):
             step = {"status": f"pulling {digest[7:19]}", "digest": digest, "total": size, "completed": size * part // 4}
             await _send(response, step)
@@ -303,7 +301,7 @@ class OllamaStandIn:
     # Memory
 
     def _known(self, name: str) -> str | None:
-        return _full(name) if _full(name) in self.names else None
+        return full(name) if full(name) in self.names else None
 
     def _load(self, name: str) -> None:
         if name in self._unloads:
@@ -311,74 +309,12 @@ class OllamaStandIn:
         self._loaded[name] = datetime.now(UTC) + _FOREVER
 
     def _keep(self, name: str, keep_alive: object) -> None:
-        seconds = _seconds(keep_alive)
-        if seconds < 0:
+        stays = seconds(keep_alive)
+        if stays < 0:
             return
-        self._loaded[name] = datetime.now(UTC) + timedelta(seconds=seconds)
+        self._loaded[name] = datetime.now(UTC) + timedelta(seconds=stays)
         loop = asyncio.get_running_loop()
-        self._unloads[name] = loop.call_later(seconds + self.faults.unload_delay, self._loaded.pop, name, None)
-
-
-def _idea(body: Mapping[str, Any]) -> str:
-    """The idea in a question: what its first user said, after the label where there is one."""
-    said = next((str(one.get("content")) for one in body["messages"] if one.get("role") == "user"), "")
-    line = next((one for one in said.splitlines() if one.startswith("Idea:")), said)
-    return line.removeprefix("Idea:").strip()
-
-
-def _written(body: Mapping[str, Any]) -> dict[str, str]:
-    idea = _idea(body)
-    pictures = sum(len(one.get("images") or []) for one in body["messages"])
-    seen = f", as in {pictures} pictures" if pictures else ""
-    return {
-        "prompt": f"{idea}{seen}, detailed painting, soft light",
-        "negative": "text, watermark",
-        "title": " ".join(idea.split()[:3]).title(),
-    }
-
-
-def _full(name: str) -> str:
-    return name if ":" in name else f"{name}:latest"
-
-
-def _capabilities(name: str) -> list[str]:
-    if "embed" in name:
-        return ["embedding"]
-    return ["completion", "vision"] if name.startswith(_VISION) else ["completion"]
-
-
-def _entry(name: str) -> dict[str, Any]:
-    is_embedder = "embed" in name
-    return {
-        "name": name,
-        "model": name,
-        "size": 274_302_450 if is_embedder else 2_019_393_189,
-        "digest": hashlib.sha256(name.encode()).hexdigest(),
-        "details": {
-            "parent_model": "",
-            "format": "gguf",
-            "family": "nomic-bert" if is_embedder else "llama",
-            "families": ["nomic-bert" if is_embedder else "llama"],
-            "parameter_size": "137M" if is_embedder else "3.2B",
-            "quantization_level": "Q4_K_M",
-        },
-    }
-
-
-def _seconds(value: object) -> float:
-    """Seconds of a `keep_alive`: a number, or a duration as Go writes it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError("invalid keep_alive")
-    if not isinstance(value, str):
-        return float(value)
-    if value == "0":
-        return 0.0
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    for unit, factor in units.items():
-        if value.endswith(unit):
-            with contextlib.suppress(ValueError):
-                return float(value.removesuffix(unit)) * factor
-    raise ValueError(f'time: missing unit in duration "{value}"')
+        self._unloads[name] = loop.call_later(stays + self.faults.unload_delay, self._loaded.pop, name, None)
 
 
 def _now() -> str:

@@ -77,7 +77,7 @@ class Fault:
     """How many prompts or pictures are spoiled."""
 
 
-def schedule(rng: random.Random, *, count: int, servers: int, mean_pause: float) -> list[Fault]:
+def schedule(rng: random.Random, *, count: int, servers: int, mean_pause: float, longest: float) -> list[Fault]:
     """Draw `count` faults: first each kind once in a random order, then by their weights."""
     kinds = [kind for kind in Kind if servers > 1 or kind is not Kind.KILL_WORKER]
     rng.shuffle(kinds)
@@ -89,7 +89,7 @@ def schedule(rng: random.Random, *, count: int, servers: int, mean_pause: float)
         Fault(
             kind,
             pause=rng.choice((0.0, rng.uniform(0.0, 2 * mean_pause), rng.uniform(0.0, 2 * mean_pause))) * 1.5,
-            seconds=rng.choice((rng.uniform(0.0, 0.5), rng.uniform(0.5, 3.5))),
+            seconds=rng.choice((rng.uniform(0.0, 0.5), rng.uniform(0.5, longest))),
             server=rng.randrange(servers),
             number=rng.randint(1, 2),
         )

@@ -34,6 +34,8 @@ class Plan:
     broker: str = "nats"
     mean_pause: float = 1.0
     """Seconds between faults."""
+    longest: float = 3.5
+    """Seconds of the longest fault."""
     job_seconds: float = 0.25
     patience: float = 60.0
     """Seconds from the last fault to the last final status."""
@@ -175,7 +177,13 @@ async def house(
 
 async def run(plan: Plan, folder: Path) -> Report:
     """Do a run and judge it."""
-    faults = schedule(random.Random(plan.seed), count=plan.faults, servers=plan.servers, mean_pause=plan.mean_pause)
+    faults = schedule(
+        random.Random(plan.seed),
+        count=plan.faults,
+        servers=plan.servers,
+        mean_pause=plan.mean_pause,
+        longest=plan.longest,
+    )
     async with house(folder, servers=plan.servers, broker=plan.broker, job_seconds=plan.job_seconds) as made:
         injector = Injector(made.bridge, made.broker, made.servers)
         async with asyncio.TaskGroup() as group:

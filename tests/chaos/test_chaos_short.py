@@ -14,8 +14,8 @@ def seed(default: int) -> int:
 
 
 PLANS = (
-    Plan(seed(3), jobs=40, faults=13, mean_pause=0.5, job_seconds=0.15),
-    Plan(seed(4), jobs=16, faults=6, servers=1, broker="mosquitto", mean_pause=0.8, job_seconds=0.15),
+    Plan(seed(3), jobs=40, faults=13, mean_pause=0.5, longest=1.5, job_seconds=0.15),
+    Plan(seed(4), jobs=16, faults=6, servers=1, broker="mosquitto", mean_pause=0.5, longest=1.5, job_seconds=0.15),
 )
 
 

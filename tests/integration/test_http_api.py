@@ -52,7 +52,7 @@ async def test_a_run_is_accepted_and_can_be_followed(here: HttpHouse) -> None:
     assert answer.status_code == 202
     job = answer.json()
     assert (job["status"], job["workflow"]) == ("queued", "plain")
-    assert uuid.UUID(job["id"])
+    assert str(uuid.UUID(job["id"])) == job["id"]
     assert answer.headers["location"] == f"/api/jobs/{job['id']}"
     done = await here.becomes(job["id"], "completed")
     assert done["percent"] == 100.0

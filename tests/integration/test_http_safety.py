@@ -29,7 +29,7 @@ async def test_a_token_is_asked_of_everything_but_health(tmp_path: Path) -> None
                 assert answer.headers["www-authenticate"] == "Bearer"
             assert (await http.get("/docs/static/swagger-ui.css")).status_code == 200
             for wrong in ("wrong", "s3cret ä", "s3cre"):
-                answer = await http.get("/api/jobs", headers={"Authorization": f"Bearer {wrong}".encode()})
+                answer = await http.get("/api/jobs", headers={b"Authorization": f"Bearer {wrong}".encode()})
                 assert answer.status_code == 401
             assert (await http.get("/api/jobs", params={"token": "s3cret"})).status_code == 200
             posted = await http.post("/api/jobs", params={"token": "s3cret"}, json={"prompt": plain()})

@@ -27,6 +27,7 @@ from bridge.mqtt.topics import Topics
 from bridge.settings import HomeAssistantSettings, MqttSettings
 from tests.support.brokers import until
 from tests.support.homeassistant import UNKNOWN, Entity, check
+from tests.unit import test_mqtt_publisher
 
 Json = dict[str, Any]
 
@@ -137,7 +138,8 @@ def test_what_the_bridge_has() -> None:
         *(f"binary_sensor.comfyui_backend_{name}" for name in ("a_1", "b_2")),
         *(f"sensor.comfyui_vram_free_{name}" for name in ("a_1", "b_2")),
     }
-    assert "loaded_workflow" not in discovery().bridge(["a-1"], [])["components"]
+    for none in ([], [str(number) for number in range(MAX_CHOICES + 1)]):
+        assert "loaded_workflow" not in discovery().bridge(["a-1"], none)["components"]
 
 
 def test_every_status_of_a_job_is_known() -> None:
@@ -426,7 +428,7 @@ def test_parameters_keep_what_was_announced_while_comfyui_is_unknown() -> None:
 
 
 @dataclass
-class FakeCore:
+class FakeCore(test_mqtt_publisher.FakeCore):
     """As much of the core as is asked."""
 
     documents: list[Json] = field(default_factory=lambda: [described("fox"), described("cat")])
@@ -442,29 +444,8 @@ class FakeCore:
     def has_file(self, name: str) -> bool:
         return name in {*self.workflow_names(), *self.broken}
 
-    def backend_names(self) -> list[str]:
-        return ["b"]
-
     def knows_nodes(self) -> bool:
         return self.knows
-
-    def online(self) -> bool:
-        return True
-
-    def can_run(self, _: str) -> bool:
-        return True
-
-    def online_workflows(self) -> set[str]:
-        return set(self.workflow_names())
-
-    def values(self, name: str | None = None) -> Json:
-        return {"of": name}
-
-    def info(self) -> Json:
-        return {}
-
-    def queue_state(self) -> Json:
-        return {}
 
 
 class Side:
@@ -586,10 +567,10 @@ async def test_a_workflow_that_went_takes_its_device_with_it(started: Started) -
 async def test_a_later_start_knows_what_was_announced(started: Started) -> None:
     async with started():
         pass
-    async with started(FakeCore([described("fox", PARAMETERS[0])])) as side:
+    async with started(FakeCore(documents=[described("fox", PARAMETERS[0])])) as side:
         assert side.announced("cat") == [None]
         assert side.announced("fox")[0]["components"]["set_steps_number"] == {"platform": "number"}
-    async with started(FakeCore([described("fox", PARAMETERS[0])])) as side:
+    async with started(FakeCore(documents=[described("fox", PARAMETERS[0])])) as side:
         assert not side.announced("cat")
         assert side.announced("fox")[0]["components"]["set_steps_number"] == {"platform": "number"}
 
@@ -597,14 +578,14 @@ async def test_a_later_start_knows_what_was_announced(started: Started) -> None:
 async def test_a_broken_file_keeps_its_device(started: Started) -> None:
     async with started():
         pass
-    async with started(FakeCore([described("fox")], broken={"cat"})) as side:
+    async with started(FakeCore(documents=[described("fox")], broken={"cat"})) as side:
         assert side.announced("cat") == []
-    async with started(FakeCore([described("fox"), described("cat", PARAMETERS[0])])) as side:
+    async with started(FakeCore(documents=[described("fox"), described("cat", PARAMETERS[0])])) as side:
         assert side.announced("cat")[0]["components"]["set_steps_number"] == {"platform": "number"}
 
 
 async def test_what_comfyui_has_not_told_yet_is_waited_for(started: Started) -> None:
-    core = FakeCore([described("fox", parameter("lora", "choice"))], knows=False)
+    core = FakeCore(documents=[described("fox", parameter("lora", "choice"))], knows=False)
     async with started(core) as side:
         assert side.devices() == ["comfy-bridge_comfyui", "comfy-bridge_comfyui"]
         core.documents, core.knows = [described("fox", parameter("lora", "choice", choices=["a"]))], True
@@ -622,7 +603,7 @@ async def test_what_comfyui_has_not_told_yet_is_waited_for(started: Started) -> 
 
 
 async def test_it_is_not_waited_for_without_end(started: Started) -> None:
-    async with started(FakeCore([described("fox", parameter("lora", "choice"))], knows=False)) as side:
+    async with started(FakeCore(documents=[described("fox", parameter("lora", "choice"))], knows=False)) as side:
         await until(lambda: side.announced("fox"))
         assert "set_lora_text" in side.announced("fox")[0]["components"]
 
@@ -637,7 +618,7 @@ async def test_switched_off_it_says_nothing_and_clears_what_it_said(started: Sta
         side.change()
         assert not side.homeassistant.receive(Message("homeassistant/status", b"online"))
         assert not side.devices()
-    async with started(FakeCore([described("fox", PARAMETERS[0])])) as side:
+    async with started(FakeCore(documents=[described("fox", PARAMETERS[0])])) as side:
         assert "set_steps_number" not in side.announced("fox")[0]["components"]
 
 
@@ -649,3 +630,9 @@ async def test_another_base_topic_or_prefix_clears_the_old_devices(started: Star
         old = {one.topic for one in side.sent if not one.payload and one.topic.startswith("homeassistant/")}
         assert old == {discovery().topic(name) for name in (None, "fox", "cat")}
         assert len(set(side.devices())) == 3
+
+
+@pytest.mark.parametrize("prefix", ["", "#", "home/+/x", "a b", "a//b"])
+def test_a_prefix_is_a_topic(prefix: str) -> None:
+    with pytest.raises(ValueError, match="topic without"):
+        HomeAssistantSettings(prefix=prefix)
