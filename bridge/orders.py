@@ -91,10 +91,10 @@ class Orders:
                 alias=None if several else alias,
             )
             jobs.append((job, drawn))
-        if alias is not None and not several:
-            self._lookup.name(alias, jobs[0][0].id)
         if isinstance(found, ChainWorkflow):
-            return await self._start_chains(found, jobs)
+            data = await self._start_chains(found, jobs)
+            self._name(jobs[0][0])
+            return data
         payloads = [(job, await found.instantiate(drawn)) for job, drawn in jobs]
         if batch_id is not None:
             self._batches.add([job for job, _ in jobs])
@@ -103,7 +103,12 @@ class Orders:
         except errors.BridgeError:
             self._batches.drop(batch_id)
             raise
+        self._name(jobs[0][0])
         return accepted([job for job, _ in jobs])
+
+    def _name(self, job: Job) -> None:
+        if job.alias is not None:
+            self._lookup.name(job.alias, job.id)
 
     async def _start_chains(self, found: ChainWorkflow, jobs: list[tuple[Job, Values]]) -> dict[str, Any]:
         if len(jobs) > 1:
@@ -145,8 +150,7 @@ class Orders:
         )
         images = tuple((target.node, target.input, value) for target, value in (files or {}).items())
         await self._runner.accept([(job, Payload(graph, images))])
-        if request.id is not None:
-            self._lookup.name(request.id, job.id)
+        self._name(job)
         return accepted([job])
 
     def _drawn(self, workflow: Workflow, values: Values, *, step: int, given: set[Target]) -> Values:

@@ -55,7 +55,7 @@ class Prompts:
         self._online: bool | None = None
         self._tells = False
         """Whether the writer can be asked if it is there."""
-        self._models: Document = {"models": []}
+        self._models: Document | None = None
         self._lost: list[Document] = []
         self._set: dict[str, str] = dict.fromkeys(_NAMES, "")
 

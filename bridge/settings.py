@@ -172,6 +172,10 @@ class HttpSettings(Section):
     """Origins (`https://example.org`) whose pages may call us; `*`: any."""
     max_body: int = Field(100 * MEGABYTE, ge=1)
     """Upper size of a request."""
+    runner_timeout: float = Field(300.0, gt=0)
+    """Seconds that the runner's `GET /queue` waits for its picture."""
+    wrapper_max_base64: int = Field(10 * 1024 * 1024, ge=0)
+    """Larger outputs are not put into the wrapper's results as base64; their address is there."""
 
 
 class RelaySettings(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,21 @@ class Context:
     keep_alive: float = KEEP_ALIVE
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the face stops: nobody is to be kept waiting."""
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    """What goes on behind the answers."""
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Have something go on behind an answer, until the face stops."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def end_tasks(self) -> None:
+        """End what goes on behind the answers."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
 def made(settings: Settings, core: Core, *, keep_alive: float = KEEP_ALIVE) -> Context:

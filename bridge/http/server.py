@@ -104,6 +104,7 @@ class HttpFace:
             for task in late:
                 task.cancel()
             failures = await asyncio.gather(*tasks, return_exceptions=True)
+            await context.end_tasks()
         raise next((one for one in failures if isinstance(one, Exception)), RuntimeError("a server ended by itself"))
 
     def _relay_words(self) -> str:

@@ -238,10 +238,12 @@ class Runner:
 
     # Dispatch
 
-    def _enqueue(self, job: Job) -> None:
+    def _enqueue(self, job: Job, *, again: bool = False) -> None:
         job.status = Status.QUEUED
         position = self._waiting.next_position(job.priority)
         self._waiting.add(job)
+        if again:  # it keeps its place by age
+            position = self._waiting.position(job.id)
         self._report.begin(job)
         self._report.status(job, position=position)
         self._wake.set()
@@ -369,11 +371,11 @@ class Runner:
             return
         logger.warning("the job %s goes back to the queue: %s", job.id, again.reason.message)
         rests = backend.failures >= _REST_AFTER and self.pool.others_online(backend)
-        pause = _REST if rests else _RETRY_PAUSE
+        pause = _REST if rests else min(_REST, _RETRY_PAUSE * 4**job.failures)
         backend.rested_until = asyncio.get_running_loop().time() + pause
         job.error = again.reason.to_json()
         self._save(job)
-        self._enqueue(job)
+        self._enqueue(job, again=True)
         self._hub.publish(events.QueueChanged())
 
     async def _stop(self, active: Active) -> None:

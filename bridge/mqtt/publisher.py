@@ -66,6 +66,8 @@ class Publisher:
         self._send = send
         self._retained: dict[str, Message] = {}
         self._known: set[str] = set()
+        self._unnoted: set[str] = set()
+        """Jobs whose end the broker has, and the store has not noted it yet."""
         self._progress: Throttle[events.JobProgress] = Throttle(settings.progress_per_second, self._send_progress)
         self._previews: Throttle[Message] = Throttle(
             settings.previews_per_second, lambda _, message: self._send(message, policy=Policy.LATEST)
@@ -215,7 +217,16 @@ class Publisher:
         self._send(_json(topic, payload, qos=1), policy=Policy.KEEP, on_acknowledged=acknowledged)
 
     def _published(self, job_id: str) -> None:
-        self._store.mark_published(job_id).add_done_callback(_log_failure)
+        # One that could not be noted, the disk being full, is noted with the next.
+        self._unnoted.add(job_id)
+        for one in list(self._unnoted):
+            self._store.mark_published(one).add_done_callback(functools.partial(self._noted, one))
+
+    def _noted(self, job_id: str, future: asyncio.Future[None]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self._unnoted.discard(job_id)
+        else:
+            _log_failure(future)
 
     def _on_output(self, event: events.JobOutput) -> None:
         document, data = event.document, event.data

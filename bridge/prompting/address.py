@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -13,6 +14,8 @@ from bridge import errors
 from bridge.prompting.answers import as_it_is, read_answer, read_document, read_failure
 from bridge.prompting.model import ModelInfo, OnText, Question, Written
 from bridge.prompting.web import Web
+
+_PAGE = re.compile(r"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 
 
 def asked(question: Question) -> dict[str, Any]:
@@ -45,6 +48,8 @@ def answered(answer: object, who: str) -> Written:
 
     Raises WriterFailed with the reason that the answer gives for a failure.
     """
+    if isinstance(answer, str) and _PAGE.match(answer):
+        raise errors.WriterFailed(f"{who} answered with a web page; its address may be wrong")
     written = read_answer(answer) if isinstance(answer, str) else read_document(answer)
     if written is None and isinstance(answer, str):
         # A plain text stays what it is; so does one in JSON.
@@ -81,8 +86,7 @@ class AddressWriter:
 
     async def write(self, question: Question, on_text: OnText) -> Written:
         """Post the idea, and take the answer; its prompt comes as one piece of text."""
-        lines = [line async for line in self._web.lines(self._path, asked(question))]
-        written = answered("\n".join(lines), self._web.name)
+        written = answered(await self._web.text(self._path, asked(question)), self._web.name)
         on_text(written.prompt)
         return written
 

@@ -16,7 +16,7 @@ from bridge import errors
 from bridge.comfyui.address import parse_address
 
 MAX_ANSWER = 1_000_000
-"""Bytes that an answer may have as a whole, and one of its lines."""
+"""Bytes that an answer may have, or one of the lines of a stream."""
 _CONNECT = 5.0
 
 
@@ -71,6 +71,11 @@ class Web:
         except (ValueError, RecursionError):
             raise errors.WriterFailed(f"{self.name} answered {method} {path} with something that is not JSON") from None
 
+    async def text(self, path: str, body: object) -> str:
+        """Post JSON, and return the answer as text. Raises what `lines` raises."""
+        async with self.answer("POST", path, body) as response:
+            return (await _whole(response)).decode(errors="replace")
+
     async def lines(self, path: str, body: object) -> AsyncGenerator[str, None]:
         """Post JSON, and yield the lines of the answer as they come, without the empty ones.
 
@@ -101,7 +106,7 @@ class Web:
             content["timeout"] = time_limit
         try:
             async with self._client.stream(method, path, **content) as response:
-                if response.status_code >= 400:
+                if not response.is_success:
                     data = (await _whole(response)).decode(errors="replace")
                     raise errors.WriterFailed(
                         f"{self.name} answered {method} {path} with {response.status_code}: {_reason(data)}",

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+from tests.support.graphs import img2img, plain, txt2img
 from tests.support.http_house import http_house
 
 CHECKS = "not_a_server_error,content_type_conformance,response_schema_conformance"
@@ -14,7 +15,8 @@ WITHOUT = ("/api/events", "/ready")
 
 
 async def test_no_request_is_answered_by_a_defect(tmp_path: Path, broker_port: int) -> None:
-    async with http_house(tmp_path, broker=f"mqtt://127.0.0.1:{broker_port}") as here:
+    workflows = {"fox": txt2img(steps=1), "img": img2img(), "plain": plain()}
+    async with http_house(tmp_path, broker=f"mqtt://127.0.0.1:{broker_port}", workflows=workflows) as here:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{here.url}/openapi.json"),
             *("--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--max-examples", "8"),

@@ -15,6 +15,7 @@ import httpx
 from bridge.testing import StandIn
 from tests.support.bridge_process import Plan, bridge
 from tests.support.brokers import free_port
+from tests.support.graphs import Graph
 
 NO_BROKER = "mqtt://127.0.0.1:1"
 PATIENCE = 20.0
@@ -68,6 +69,7 @@ async def http_house(
     broker: str = NO_BROKER,
     headers: Mapping[str, str] | None = None,
     online: bool = True,
+    workflows: Mapping[str, Graph] | None = None,
     **more: Mapping[str, Any],
 ) -> AsyncIterator[HttpHouse]:
     """Everything together. `more`: settings by section."""
@@ -77,6 +79,8 @@ async def http_house(
     more["relay"] = {"port": relay, **more.get("relay", {})}
     async with comfy:
         plan = Plan(folder, broker, comfy.url, more=more)
+        if workflows is not None:
+            plan.workflows = workflows
         async with (
             bridge(plan) as task,
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as http,

@@ -12,6 +12,9 @@ import pytest
 from aiohttp import web
 
 from bridge import errors
+from bridge.mqtt.message import Message
+from bridge.mqtt.topics import Topics
+from bridge.mqtt.writer import MqttWriter
 from bridge.prompting.address import AddressWriter
 from bridge.prompting.model import OnText, Question, Writer, Written
 from bridge.prompting.ollama import OllamaWriter
@@ -400,11 +403,55 @@ async def test_an_address_that_fails_is_told() -> None:
     async def flow(request: web.Request) -> web.Response:
         return web.json_response({"STATUS": "generation failed - no Ollama"}, status=int(request.query["status"]))
 
+    async def elsewhere(request: web.Request) -> web.Response:
+        if request.path == "/moved":
+            return web.Response(status=302, headers={"Location": "/page"}, text="Moved")
+        return web.Response(text="<!DOCTYPE html><html>Node-RED</html>", content_type="text/html")
+
     async with serving(flow) as server:
         for status in (200, 500):
             async with opened(AddressWriter(server.url(f"/?status={status}"))) as write:
                 with pytest.raises(errors.WriterFailed, match="no Ollama"):
                     await write()
+    async with serving(elsewhere) as server:
+        for path, words in (("/moved", "302"), ("/page", "web page")):
+            async with opened(AddressWriter(server.url(path))) as write:
+                with pytest.raises(errors.WriterFailed, match=words):
+                    await write()
     async with opened(AddressWriter(f"http://127.0.0.1:{free_port()}/")) as write:
         with pytest.raises(errors.WriterOffline, match="cannot be reached"):
             await write()
+
+
+# A topic
+
+
+async def test_a_flow_is_not_asked_while_the_broker_is_away() -> None:
+    sent: list[Message] = []
+    writer = MqttWriter(
+        Topics("comfyui"), lambda message, _: sent.append(message), connected=lambda: bool(sent), time_limit=1.0
+    )
+    async with opened(writer) as write:
+        with pytest.raises(errors.WriterOffline, match="broker"):
+            await write()
+    assert not sent
+
+
+async def test_an_answer_that_comes_too_late_is_told() -> None:
+    sent: list[Message] = []
+    writer = MqttWriter(
+        Topics("comfyui"), lambda message, _: sent.append(message), connected=lambda: True, time_limit=1.0
+    )
+    async with opened(writer) as write:
+        task = asyncio.create_task(write())
+        await until(lambda: sent)
+        (asked,) = sent
+        assert asked.response_topic == "comfyui/prompting/response/q1"
+        assert asked.correlation == b"q1"
+        assert await writer.answer("q1", b'{"prompt": "a fox"}') == {"id": "q1"}
+        with pytest.raises(errors.UnknownIdea, match="q1"):
+            await writer.answer("q1", b"an owl")
+        assert (await task).prompt == "a fox"
+        for answer in (b"\xff", b'{"prompt"'):
+            with pytest.raises(errors.BadPayload):
+                await writer.answer("q1", answer)
