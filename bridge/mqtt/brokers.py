@@ -111,6 +111,7 @@ def _mosquitto(options: BrokerOptions, program: str) -> Launch:
     configuration, passwords = options.data / "mosquitto.conf", options.data / "mosquitto.passwords"
     text = [
         f"listener {options.port} {options.host}",
+        "set_tcp_nodelay true",
         f"allow_anonymous {'true' if options.username is None else 'false'}",
         "persistence true",
         f"persistence_location {options.data}{os.sep}",

@@ -20,7 +20,7 @@ async def test_no_request_is_answered_by_a_defect(tmp_path: Path, broker_port: i
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{here.url}/openapi.json"),
             *("--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--max-examples", "8"),
-            *("--seed", "1", "--request-timeout", "20", "--warnings", "off", "--no-color", "--workers", "2"),
+            *("--seed", "1", "--request-timeout", "20", "--warnings", "off", "--no-color"),
             *("--suppress-health-check", "all", "--continue-on-failure"),
             *(part for path in WITHOUT for part in ("--exclude-path", path)),
             cwd=tmp_path,
