@@ -30,7 +30,7 @@ check:
 
 test:
 	@bin=$$(sh scripts/setup.sh test) && sh scripts/check.sh "$$bin" && \
-	PATH="$$PATH:/usr/local/sbin:/usr/sbin" "$$bin/python" -m pytest $(ARGS)
+	PATH="$$PATH:/usr/local/sbin:/usr/sbin" "$$bin/python" -m pytest -n 3 --dist loadfile $(ARGS)
 
 bench:
 	@bin=$$(sh scripts/setup.sh test) && \

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 
 from benchmarks.processes import PATIENCE
-from benchmarks.workflows import Graph
+from benchmarks.workflows import Graph, Workflow
 
 
 class HttpClient:
@@ -22,13 +22,26 @@ class HttpClient:
 
     async def run(self, graph: Graph, **query: Any) -> dict[str, Any]:
         """Run one graph; return the job in the answer, once it is over."""
-        async with self._session.post(
-            f"{self._url}/api/jobs", json={"prompt": graph}, params={"wait": 60, **query}
-        ) as answer:
+        return await self._run("/api/jobs", {"prompt": graph}, query)
+
+    async def run_workflow(self, workflow: Workflow, values: Mapping[str, Any], **query: Any) -> dict[str, Any]:
+        """Run a workflow of the bridge; return the job in the answer, once it is over."""
+        return await self._run(f"/api/workflows/{workflow.name}/run", {"values": values}, query)
+
+    async def _run(self, path: str, body: Mapping[str, Any], query: Mapping[str, Any]) -> dict[str, Any]:
+        async with self._session.post(f"{self._url}{path}", json=body, params={"wait": 60, **query}) as answer:
             job: dict[str, Any] = await answer.json()
         if answer.status != 200 or job["status"] != "completed":
             raise RuntimeError(f"the bridge could not run a graph: {answer.status} {str(job)[:500]}")
         return job
+
+    async def set_image(self, workflow: Workflow, image: bytes) -> None:
+        """Set the image of a workflow."""
+        form = aiohttp.FormData()
+        form.add_field("image", image, filename="noise.png", content_type="image/png")
+        async with self._session.patch(f"{self._url}/api/workflows/{workflow.name}", data=form) as answer:
+            if answer.status != 200:
+                raise RuntimeError(f"the bridge did not take an image: {await answer.text()}")
 
     async def run_all(self, graphs: Sequence[Graph], *, at_once: int) -> list[dict[str, Any]]:
         """Run many graphs, so many requests at once."""

@@ -80,14 +80,14 @@ TXT2IMG = Workflow(
     ("3", "seed"),
 )
 
-NOISE = Workflow(
-    "noise",
-    "a picture of 512 x 512, drawn anew each time",
+PHOTO = Workflow(
+    "photo",
+    "a picture that is loaded and saved again",
     {
-        "3": TXT2IMG.graph["3"] | {"inputs": TXT2IMG.graph["3"]["inputs"] | {"steps": 1}},
-        **{node: entry for node, entry in TXT2IMG.graph.items() if node != "3"},
+        "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "photo"}},
     },
-    ("3", "seed"),
+    ("2", "filename_prefix"),
 )
 
 FRAMES = Workflow(
@@ -101,5 +101,5 @@ FRAMES = Workflow(
 def write_all(folder: Path) -> None:
     """Write the files that the bridge reads."""
     folder.mkdir()
-    for workflow in (EMPTY, TXT2IMG, FRAMES):
+    for workflow in (EMPTY, TXT2IMG, PHOTO, FRAMES):
         (folder / f"{workflow.name}.json").write_text(json.dumps(workflow.graph), encoding="utf-8")

@@ -61,10 +61,11 @@ async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]]
         await stack.enter_async_context(face.listening())
         core.health_parts["prompting"] = core.prompts.health
         http = None
-        if settings.http.port:
+        if settings.http.port or settings.relay.port:
             http = _http_face(settings, core, hub)
             await stack.enter_async_context(http.listening())
-            runner.output_url = http.output_url
+            if settings.http.port:
+                runner.output_url = http.output_url
         process = _comfyui_process(settings, runner)
         _warm_up(settings, core, runner)
         async with asyncio.TaskGroup() as group:

@@ -174,7 +174,7 @@ class HttpSettings(Section):
     """Upper size of a request."""
     runner_timeout: float = Field(300.0, gt=0)
     """Seconds that the runner's `GET /queue` waits for its picture."""
-    wrapper_max_base64: int = Field(10 * 1024 * 1024, ge=0)
+    wrapper_max_inline: int = Field(10 * 1024 * 1024, ge=0)
     """Larger outputs are not put into the wrapper's results as base64; their address is there."""
 
 

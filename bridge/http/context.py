@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 from starlette.requests import Request
 
 from bridge.core import Core
+from bridge.errors import BridgeError
 from bridge.http.addresses import Addresses
 from bridge.http.feeds import Feeds
 from bridge.http.metrics import Metrics
 from bridge.http.relay import Relay
 from bridge.http.waiting import Ends, Kept
 from bridge.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 KEEP_ALIVE = 15.0
 _KEPT_BYTES = 32_000_000
@@ -41,7 +45,16 @@ class Context:
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Have something go on behind an answer, until the face stops."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
+
+        async def safely() -> None:
+            try:
+                await work
+            except BridgeError as error:
+                logger.warning("%s: %s", name, error.message)
+            except Exception:
+                logger.exception("%s failed inside the bridge", name)
+
+        task = asyncio.get_running_loop().create_task(safely(), name=name)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task

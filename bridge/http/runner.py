@@ -10,12 +10,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from bridge import requests
-from bridge.errors import BadPayload, BridgeError, NotAllowed, QueueFull
+from bridge.errors import BadPayload, BridgeError, Cancelled, NotAllowed, QueueFull
 from bridge.http import bodies
 from bridge.http.answers import RETRY_AFTER, STATUS, answer
 from bridge.http.context import Context, note_jobs
 from bridge.http.jobs import hung_up
 from bridge.http.schemas import Schema
+from bridge.library import Workflow
 
 _NOT_THERE = frozenset({"unknown_node", "unknown_parameter", "no_such_input", "is_link", "file_missing"})
 """What the runner answers with 404."""
@@ -31,10 +32,12 @@ class Runner:
         self._core = context.core
 
     @property
-    def loaded(self) -> str | None:
-        """The name of the loaded workflow."""
-        name: str | None = self._core.workflows()["loaded"]
-        return name
+    def loaded(self) -> Workflow | None:
+        """The loaded workflow, if there is one that can be used."""
+        try:
+            return self._core.workflow()
+        except BridgeError:
+            return None
 
     async def status(self) -> Response:
         """Tell what goes on."""
@@ -47,26 +50,26 @@ class Runner:
         else:
             last = (await self._core.jobs(requests.JobsRequest(limit=1)))["finished"]
             state = _ENDS.get(last[0]["status"], "unknown") if last else "idle"
-        node = None if loaded is None else self._core.workflow(loaded).answer
         document = {
             "STATUS": "ComfyUI Workflow Runner is running",
             "execution_status": state,
             "current_prompt_id": running[0]["id"] if running else None,
             "workflow_loaded": loaded is not None,
-            "workflow": loaded,
+            "workflow": loaded and loaded.name,
             "connected_ws_clients": self._context.relay.clients,
             "comfy_server": ", ".join(self._core.info()["backends"].values()),
-            "save_image_node_id": node,
+            "save_image_node_id": loaded and loaded.answer,
         }
         return answer(document)
 
     async def run(self, request: Request) -> Response:
         """Run the loaded workflow as it is set, and wait for its picture."""
         self._check_origin(request)
-        if self.loaded is None:
+        loaded = self.loaded
+        if loaded is None:
             return _said("No workflow loaded", 400)
         try:
-            data = await self._core.queue(requests.Queue(), workflow=self.loaded)
+            data = await self._core.queue(requests.Queue(), workflow=loaded.name)
         except BridgeError as error:
             more = {"Retry-After": str(RETRY_AFTER)} if isinstance(error, QueueFull) else None
             status = 503 if isinstance(error, QueueFull) else 500
@@ -116,10 +119,10 @@ class Runner:
 
     async def _set(self, kind: str, node: int | str, document: dict[str, Any]) -> str:
         if kind == "image":
-            given = {key: document[key] for key in ("filename", "url", "base64") if key in document}
-            request = requests.parse(requests.UpdateImage, {"node_id": node, **given})
-            if not given:
+            image: dict[str, Any] = {key: document[key] for key in ("filename", "url", "base64") if key in document}
+            if not image:
                 raise BadPayload("filename is missing")
+            request = requests.parse(requests.UpdateImage, {**image, "node_id": node})
             await self._core.update_image(request)
             return f" to {request.filename}" if request.filename is not None else ""
         text = document.get("text", document.get("prompt") if kind == "prompt" else None)
@@ -156,7 +159,7 @@ class Runner:
         try:
             await asyncio.wait({writing, *leave}, return_when=asyncio.FIRST_COMPLETED)
             if not writing.done():
-                raise BadPayload("the caller hung up, or the bridge stops")
+                raise Cancelled("the bridge stops")
             return writing.result()
         finally:
             for task in (writing, *leave):

@@ -63,7 +63,8 @@ class HttpFace:
             stack.callback(self._let_go)
             for port in self.ports:
                 self._sockets[port] = await self._bound(port)
-            self._core.addresses["http"] = context.addresses.base
+            if self._settings.http.port:
+                self._core.addresses["http"] = context.addresses.base
             if context.addresses.relay is not None:
                 self._core.addresses["relay"] = context.addresses.relay
             # The one that ends a waiting request comes last: what it asks for then is there.
@@ -83,7 +84,9 @@ class HttpFace:
         context.closing.clear()
         context.feeds.open()
         context.relay.open()
-        apps = {self._settings.http.port: application(context)}
+        apps = {}
+        if self._settings.http.port:
+            apps[self._settings.http.port] = application(context)
         if self._settings.relay.port:
             apps[self._settings.relay.port] = relay_application(context)
         servers = [_Server(_config(app)) for app in apps.values()]
@@ -91,7 +94,9 @@ class HttpFace:
         for port, server in zip(apps, servers, strict=True):
             sockets = self._sockets.pop(port, None) or _bind(self._settings.http.host, port)
             tasks.add(asyncio.get_running_loop().create_task(server.serve(sockets), name=f"http {port}"))
-        logger.info("HTTP at %s%s", context.addresses.base, self._relay_words())
+        for name in ("http", "relay"):
+            if name in self._core.addresses:
+                logger.info("%s at %s", name, self._core.addresses[name])
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -106,10 +111,6 @@ class HttpFace:
             failures = await asyncio.gather(*tasks, return_exceptions=True)
             await context.end_tasks()
         raise next((one for one in failures if isinstance(one, Exception)), RuntimeError("a server ended by itself"))
-
-    def _relay_words(self) -> str:
-        relay = self._context.addresses.relay
-        return f", relay at {relay}" if relay else ""
 
     async def _bound(self, port: int) -> list[socket.socket]:
         host = self._settings.http.host

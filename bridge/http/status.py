@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from bridge import __version__, requests
-from bridge.http import bodies
+from bridge.http import bodies, wrapper
 from bridge.http.answers import RETRY_AFTER, answer
 from bridge.http.context import Context, note_jobs
 from bridge.http.metrics import CONTENT_TYPE
@@ -65,8 +65,9 @@ def router(context: Context) -> APIRouter:
     @routes.head("/health", include_in_schema=False)
     @routes.get("/health")
     async def health() -> Response:
-        """Tell that the process answers; always 200, without a token."""
-        return answer({"status": "healthy", "version": __version__, "STATUS": "ComfyUI Workflow Runner is running"})
+        """Tell that the process answers; always 200, without a token. The rest is for clients of the peers."""
+        document = {"status": "healthy", "version": __version__, "STATUS": "ComfyUI Workflow Runner is running"}
+        return answer({**document, **wrapper.health(core, addresses=context.settings.http.token is None)})
 
     @routes.head("/ready", include_in_schema=False)
     @routes.get("/ready", responses={503: {"description": "Not ready: the reasons"}})

@@ -133,7 +133,10 @@ def router(context: Context) -> APIRouter:
     streams = Streams(context)
     event = {"type": "object", "properties": {name: {"type": "string"} for name in ("id", "event", "data")}}
     event_stream: dict[int | str, dict[str, Any]] = {
-        200: {"description": "The events, each with JSON in `data`", "content": {"text/event-stream": {"schema": event}}}
+        200: {
+            "description": "The events, each with JSON in `data`",
+            "content": {"text/event-stream": {"schema": event}},
+        }
     }
 
     @routes.get("/jobs/{job_id}/events", responses={**event_stream, 204: {"description": "Nothing follows"}})

@@ -62,7 +62,7 @@ async def test_the_log_can_be_json_and_quiet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--store-url", "nats://x"), 1, "store.url"),
+        (("--store-url", "nats://x"), 2, "store.url"),
         (("--store-url", "sqlite:///file/x.db"), 1, "file/x.db"),
         (("--mqtt-url", "mqtt://127.0.0.1:99999"), 2, "mqtt.url"),
         (("-o", "mqtt.tls_ca=ca.crt"), 2, "mqtts"),

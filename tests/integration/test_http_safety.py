@@ -14,6 +14,7 @@ from websockets.asyncio.client import connect
 
 from bridge import daemon, settings
 from bridge.errors import SettingsError
+from tests.support.bridge_process import Plan, bridge
 from tests.support.brokers import free_port
 from tests.support.graphs import plain, sleep
 from tests.support.http_house import http_house, told
@@ -220,3 +221,11 @@ async def _opened(task: asyncio.Task[list[str]]) -> None:
     # What a stream says first is on its way once another request has been answered.
     del task
     await asyncio.sleep(0.2)
+
+
+async def test_the_relay_alone(tmp_path: Path) -> None:
+    async with http_house(tmp_path, online=False) as here:
+        ports = {"http": {"port": 0}, "relay": {"port": free_port()}}
+        alone = Plan(tmp_path / "alone", here.plan.broker, here.comfy.url, more=ports)
+        async with bridge(alone), connect(f"ws://127.0.0.1:{ports['relay']['port']}"):
+            pass

@@ -112,7 +112,7 @@ def test_the_package_imports_only_what_it_declares() -> None:
     extras = project()["optional-dependencies"]
     declared = {
         canonicalize_name(Requirement(line).name)
-        for line in [*project()["dependencies"], *extras["broker"], *extras["speed"]]
+        for line in [*project()["dependencies"], *extras["broker"], *extras["speed"], *extras["storage"]]
     }
     distributions = importlib.metadata.packages_distributions()
     for file in (ROOT / "bridge").rglob("*.py"):

@@ -1,0 +1,1 @@
+"""What is sent to addresses of others: results and outputs."""

@@ -1,0 +1,378 @@
+"""Requests in the way of ai-dock's wrapper, each a job of ours: on their way in, how they stand, what follows them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import random
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge import requests
+from bridge.delivery.buckets import Bucket
+from bridge.delivery.webhooks import Webhooks
+from bridge.errors import AlreadyOver, BridgeError, QueueFull, UnknownPrompt
+from bridge.http import wrapper_shapes as shapes
+from bridge.http.context import Context
+from bridge.http.wrapper_shapes import Document, Input
+from bridge.jobs.model import ImageValue
+from bridge.media.guard import Guard
+from bridge.workflow.graph import Target, read_graph
+
+logger = logging.getLogger(__name__)
+
+FOREVER = 10 * 365 * 86400.0
+"""Seconds; some event loops know no infinity."""
+_REMEMBERED = 10_000
+_DOWNLOADS = 4
+_BIG = 1_000_000
+"""Bytes from which base64 is made in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How a Result is wanted."""
+
+    base64: bool = False
+    comfyui_response: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A request. `over` is done once nothing of it is left to be done but its webhook."""
+
+    id: str
+    queued_at: float
+    base64: bool
+    bucket: Bucket | None
+    hook: shapes.Hook | None
+    over: asyncio.Future[None]
+    job_id: str | None = None
+    error: BridgeError | None = None
+    """Why it became no job."""
+    is_cancelled: bool = False
+    is_posting: bool = False
+    prepared: float = 0.0
+    posted: float | None = None
+    uploads: dict[int, Document] = field(default_factory=dict)
+    """Of each output by n: `url`, or `upload_error`."""
+
+
+class Wrapper:
+    """Takes requests and knows how they stand. What is remembered of them beside their job ends with the process."""
+
+    def __init__(self, context: Context, *, clock: Callable[[], float] = time.time) -> None:
+        settings = context.settings
+        self._context = context
+        self._core = context.core
+        self._clock = clock
+        self._secret = settings.webhooks.secret
+        self._max_base64 = settings.http.wrapper_max_inline
+        self._guard = Guard(settings.security.allowed_hosts, time_limit=settings.media.fetch_timeout)
+        self._webhooks = Webhooks(self._guard)
+        self._asked: OrderedDict[str, Asked] = OrderedDict()
+        self._preparing = 0
+        self._random = random.SystemRandom()
+
+    def now(self) -> float:
+        """Return the time, in seconds since 1970."""
+        return self._clock()
+
+    # In
+
+    async def accept(self, wanted: Input, *, base64: bool) -> Asked:
+        """Make a job of a request. One that cannot be one has its `error`. Raises QueueFull."""
+        began = time.monotonic()
+        asked = Asked(
+            id=wanted.request_id or str(uuid.uuid4()),
+            queued_at=self._clock(),
+            base64=base64 or wanted.return_outputs_as_base64,
+            bucket=None,
+            hook=wanted.webhook if wanted.webhook is not None and wanted.webhook.url else None,
+            over=asyncio.get_running_loop().create_future(),
+        )
+        self._remember(asked)
+        self._preparing += 1
+        try:
+            if wanted.s3 is not None and wanted.s3.complete:
+                asked.bucket = _bucket(wanted.s3, self._guard)
+            asked.job_id = await self._submit(asked, wanted)
+        except QueueFull:
+            self._asked.pop(asked.id, None)
+            raise
+        except BridgeError as error:
+            asked.error = error
+        finally:
+            self._preparing -= 1
+            asked.prepared = time.monotonic() - began
+        if asked.job_id is not None and not wanted.request_id:
+            self._asked.pop(asked.id, None)
+            asked.id = asked.job_id
+            self._remember(asked)
+        if asked.bucket is not None or asked.hook is not None:
+            self._context.spawn(self._follow(asked), f"request {asked.id}")
+        else:
+            asked.over.set_result(None)
+        return asked
+
+    def _remember(self, asked: Asked) -> None:
+        self._asked[asked.id] = asked
+        self._asked.move_to_end(asked.id)
+        if len(self._asked) > _REMEMBERED:
+            self._asked.popitem(last=False)
+
+    async def _submit(self, asked: Asked, wanted: Input) -> str:
+        if wanted.modifier:
+            workflow = self._core.workflow(shapes.workflow_named(wanted.modifier, self._core.workflow_names()))
+            given = shapes.draw(shapes.values_of(workflow, wanted.modifications), self._random)
+            run = requests.parse(requests.Queue, {"values": given})
+            data = await self._core.queue(run, workflow=workflow.name, alias=wanted.request_id or None)
+        else:
+            graph = read_graph(shapes.draw(wanted.workflow_json, self._random), where="workflow_json")
+            files = await self._fetched(dict(shapes.addresses(graph)))
+            if asked.is_cancelled:
+                raise AlreadyOver("the request was cancelled before it was queued")
+            run_graph = requests.parse(requests.RunGraph, {"prompt": graph, "id": wanted.request_id or None})
+            data = await self._core.run_graph(run_graph, files=files)
+        job_id: str = data["prompt_ids"][0]
+        if asked.is_cancelled:
+            await self._end(job_id)
+        return job_id
+
+    async def _fetched(self, addresses: Mapping[Target, str]) -> dict[Target, ImageValue]:
+        """Fetch the files that inputs name by address, each address once."""
+        limit = asyncio.Semaphore(_DOWNLOADS)
+
+        async def one(address: str) -> ImageValue:
+            async with limit:
+                return await self._core.fetch_file(address)
+
+        distinct = list(dict.fromkeys(addresses.values()))
+        files = dict(zip(distinct, await asyncio.gather(*map(one, distinct)), strict=True))
+        return {target: files[address] for target, address in addresses.items()}
+
+    # How it stands
+
+    def find(self, request_id: str) -> Asked | None:
+        """Return what is remembered of a request."""
+        return self._asked.get(request_id)
+
+    async def job(self, asked: Asked | None, request_id: str) -> Document | None:
+        """Return the job of a request; None for one that is none, or none yet. Raises UnknownPrompt."""
+        if asked is not None and asked.job_id is None:
+            return None
+        name = request_id if asked is None or asked.job_id is None else asked.job_id
+        return await self._core.job(requests.JobRequest(prompt_id=name))
+
+    async def result(
+        self, request_id: str, wishes: Wishes, *, asked: Asked | None = None, known: Mapping[int, bytes] | None = None
+    ) -> tuple[Document, int]:
+        """Return the Result of a request as it stands, and the status of an answer with it. Raises UnknownPrompt.
+
+        known: the bytes of outputs that are at hand.
+        """
+        asked = asked or self.find(request_id)
+        job = await self.job(asked, request_id)
+        if job is None:
+            return self._without_job(request_id, asked)
+        over = job["finished_at"] is not None and (asked is None or asked.over.done())
+        result = self._outline(request_id, job, asked)
+        if over:
+            outputs = [one for one in job["outputs"] if one["type"] != "temp"]
+            with_base64 = wishes.base64 or (asked is not None and asked.base64)
+            result["output"] = [
+                await self._output(job["id"], one, asked, with_base64=with_base64, known=known or {}) for one in outputs
+            ]
+            if wishes.comfyui_response:
+                result["comfyui_response"] = await self._response(job)
+        return result, shapes.http_status(result, (job["error"] or {}).get("code"))
+
+    def _outline(self, request_id: str, job: Document, asked: Asked | None) -> Document:
+        status, message = shapes.status_of(job), shapes.message_of(job)
+        if status == "completed" and asked is not None and not asked.over.done():
+            status, message = "generated", "Uploading outputs..."
+        return {
+            "id": request_id,
+            "message": message,
+            "status": status,
+            "comfyui_response": {},
+            "output": [],
+            "timings": shapes.timings_of(
+                job,
+                queued_at=shapes.moment(job["created_at"]) if asked is None else asked.queued_at,
+                prepared=0.0 if asked is None else asked.prepared,
+                posted=None if asked is None else asked.posted,
+            ),
+        }
+
+    def _without_job(self, request_id: str, asked: Asked | None) -> tuple[Document, int]:
+        error = None if asked is None else asked.error
+        if asked is not None and asked.is_cancelled:
+            status, message = "cancelled", "Request cancelled"
+        elif error is not None:
+            status, message = "failed", f"Preprocessing failed: {error.message}"
+        else:
+            status, message = "pending", "Request accepted"
+        queued_at = self._clock() if asked is None else asked.queued_at
+        timings = shapes.timings_of(None, queued_at=queued_at, prepared=0.0, posted=None)
+        result = shapes.plain_result(request_id, status, message) | {"timings": timings}
+        return result, shapes.http_status(result)
+
+    async def _output(
+        self, job_id: str, output: Document, asked: Asked | None, *, with_base64: bool, known: Mapping[int, bytes]
+    ) -> Document:
+        n = output["n"]
+        shown = shapes.output_of(output) | ({} if asked is None else asked.uploads.get(n, {}))
+        if not with_base64:
+            return shown
+        if (output["bytes"] or 0) > self._max_base64:
+            return {**shown, "error": f"it has {output['bytes']} bytes; at most {self._max_base64} are given as base64"}
+        try:
+            data = known.get(n) or await self._bytes(job_id, n)
+        except BridgeError as error:
+            return {**shown, "error": error.message}
+        if len(data) > self._max_base64:
+            return {**shown, "error": f"it has {len(data)} bytes; at most {self._max_base64} are given as base64"}
+        encode = base64.b64encode
+        encoded = encode(data) if len(data) < _BIG else await asyncio.to_thread(encode, data)
+        return {**shown, "data": encoded.decode(), "mimetype": output["content_type"]}
+
+    async def _bytes(self, job_id: str, n: int) -> bytes:
+        kept = self._context.kept.get(job_id, n)
+        if kept is not None:
+            return kept[1]
+        return (await self._core.output(requests.OutputRequest(prompt_id=job_id, n=n)))[1]
+
+    async def _response(self, job: Document) -> Document:
+        """Return what ComfyUI remembers of a job; `{}` if it cannot be asked, or has forgotten it."""
+        try:
+            entry = await self._core.history(requests.JobRequest(prompt_id=job["id"]))
+        except BridgeError:
+            return {}
+        if entry is None:
+            return {}
+        nodes = list(entry.outputs)
+        return {
+            entry.prompt_id: {
+                "outputs": entry.outputs,
+                "status": {
+                    "status_str": entry.status_str,
+                    "completed": entry.completed,
+                    "messages": list(entry.messages),
+                },
+            },
+            "execution_details": {
+                "prompt_id": entry.prompt_id,
+                "nodes_executed": nodes,
+                "progress_updates": [],
+                "completed": entry.completed,
+                "error": None if job["error"] is None else job["error"]["message"],
+            },
+        }
+
+    def stages(self) -> dict[str, int]:
+        """Return how many requests are in each of the wrapper's stages."""
+        posting = sum(asked.is_posting for asked in self._asked.values())
+        return {
+            "preprocess_queue_size": self._preparing,
+            "generation_queue_size": self._core.queue_state()["waiting_count"],
+            "postprocess_queue_size": posting,
+        }
+
+    def place(self, job: Mapping[str, Any] | None) -> Document:
+        """Return where a request is, and how many seconds it may wait there."""
+        queue = self._core.queue_state()
+        waiting = queue["waiting_count"]
+        if job is None or job["status"] != "queued" or not job["position"]:
+            stage = "preprocessing" if job is None else "postprocessing" if job["finished_at"] else "processing"
+            return {"current_queue": stage, "position": 0, "queue_size": waiting, "estimated_wait_time": 0}
+        listed = [one["estimate"] for one in queue["waiting"] if one["id"] == job["id"]]
+        return {
+            "current_queue": "generation",
+            "position": job["position"],
+            "queue_size": waiting,
+            "estimated_wait_time": listed[0] if listed else None,
+        }
+
+    # Its end
+
+    async def cancel(self, request_id: str) -> tuple[Document, int]:
+        """End a request, waiting or running, and return the answer. Raises UnknownPrompt."""
+        asked = self.find(request_id)
+        job = await self.job(asked, request_id)
+        if job is None and asked is not None and asked.error is None:
+            asked.is_cancelled = True
+        elif job is None:
+            return {"message": f"Request {request_id} is already failed", "status": "failed"}, 200
+        elif job["finished_at"] is not None or not await self._end(job["id"]):
+            status = (await self.result(request_id, Wishes(), asked=asked))[0]["status"]
+            return {"message": f"Request {request_id} is already {status}", "status": status}, 200
+        return {"message": f"Request {request_id} cancelled", "status": "cancelled"}, 200
+
+    async def _end(self, job_id: str) -> bool:
+        try:
+            await self._core.interrupt(requests.Interrupt(prompt_id=job_id))
+        except AlreadyOver:
+            return False
+        return True
+
+    async def _follow(self, asked: Asked) -> None:
+        """Wait for the end of a request, upload its outputs and send its webhook."""
+        try:
+            if asked.job_id is not None:
+                with self._context.ends.watching([asked.job_id]) as watches:
+                    await self._context.ends.wait(watches, FOREVER)
+                    job = watches[0].over.result()
+                asked.is_posting = True
+                began = time.monotonic()
+                if asked.bucket is not None and job["status"] == "completed":
+                    await self._upload(asked, asked.bucket, job)
+                asked.posted = time.monotonic() - began
+        finally:
+            asked.is_posting = False
+            if not asked.over.done():
+                asked.over.set_result(None)
+        if asked.hook is not None:
+            await self._tell(asked, asked.hook)
+
+    async def _upload(self, asked: Asked, bucket: Bucket, job: Document) -> None:
+        outputs = [one for one in job["outputs"] if one["type"] != "temp"]
+        for output, key in zip(outputs, shapes.keys_of(asked.id, outputs), strict=True):
+            try:
+                data = await self._bytes(job["id"], output["n"])
+                url = await bucket.put(key, data, content_type=output["content_type"])
+                asked.uploads[output["n"]] = {"url": url}
+            except BridgeError as error:
+                logger.warning("output %d of the job %s was not uploaded: %s", output["n"], job["id"], error.message)
+                asked.uploads[output["n"]] = {"upload_error": error.message}
+
+    async def _tell(self, asked: Asked, hook: shapes.Hook) -> None:
+        try:
+            result, _ = await self.result(asked.id, Wishes(), asked=asked)
+        except UnknownPrompt:  # pruned meanwhile
+            return
+        told = {name: result[name] for name in ("id", "status", "message", "output", "timings")}
+        if hook.extra_params:
+            told["extra"] = hook.extra_params
+        body = json.dumps(told, ensure_ascii=False).encode(errors="replace")
+        secret = hook.secret if hook.secret.get_secret_value() else self._secret
+        await self._webhooks.send(hook.url, body, secret=secret, time_limit=hook.timeout)
+
+
+def _bucket(given: shapes.Bucket, guard: Guard) -> Bucket:
+    return Bucket(
+        guard,
+        name=given.bucket_name,
+        key_id=given.access_key_id,
+        secret=given.secret_access_key,
+        endpoint=given.endpoint_url or None,
+        region=given.region or None,
+        time_limit=given.connect_timeout,
+        attempts=given.connect_attempts,
+    )
