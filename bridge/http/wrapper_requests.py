@@ -302,18 +302,18 @@ class Wrapper:
 
     # Its end
 
-    async def cancel(self, request_id: str) -> tuple[Document, int]:
+    async def cancel(self, request_id: str) -> Document:
         """End a request, waiting or running, and return the answer. Raises UnknownPrompt."""
         asked = self.find(request_id)
         job = await self.job(asked, request_id)
         if job is None and asked is not None and asked.error is None:
             asked.is_cancelled = True
         elif job is None:
-            return {"message": f"Request {request_id} is already failed", "status": "failed"}, 200
+            return {"message": f"Request {request_id} is already failed", "status": "failed"}
         elif job["finished_at"] is not None or not await self._end(job["id"]):
             status = (await self.result(request_id, Wishes(), asked=asked))[0]["status"]
-            return {"message": f"Request {request_id} is already {status}", "status": status}, 200
-        return {"message": f"Request {request_id} cancelled", "status": "cancelled"}, 200
+            return {"message": f"Request {request_id} is already {status}", "status": status}
+        return {"message": f"Request {request_id} cancelled", "status": "cancelled"}
 
     async def _end(self, job_id: str) -> bool:
         try:

@@ -48,6 +48,8 @@ class Active:
     verdict: Verdict | None = None
     fetches: list[asyncio.Task[tuple[Output, bytes | None]]] = field(default_factory=list)
     submitted: bool = False
+    reserved: bool = False
+    """That it goes to this backend was written when it was accepted."""
     epoch: int = 0
     """The backend's epoch at the submission: another one now means that frames, or the prompt, may be lost."""
     missed: bool = False
@@ -229,7 +231,7 @@ class Backend:
                 logger.debug("%s sent a frame that is none of ComfyUI's: %s", self.name, message.reason)
             case protocol.Status(queue_remaining=remaining):
                 # Fewer than we have there: one of ours ended, or was deleted without a word.
-                if remaining < sum(active.submitted and not active.life.over for active in self.active.values()):
+                if remaining < sum(active.submitted and active.life.end is None for active in self.active.values()):
                     self.suspicious.set()
                 self._hub.publish(events.BackendEvent(self.name, message.event_type, message.raw))
             case protocol.Executing(prompt_id=None):

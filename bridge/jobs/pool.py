@@ -57,6 +57,10 @@ class Pool:
         now = asyncio.get_running_loop().time()
         return any(self._is_free(backend, now) for backend in self.backends)
 
+    def takes(self, backend: Backend) -> bool:
+        """Tell whether this backend takes a job now."""
+        return self._is_free(backend, asyncio.get_running_loop().time())
+
     def _is_free(self, backend: Backend, now: float) -> bool:
         return (
             backend.online and not backend.stuck and backend.rested_until <= now and len(backend.active) < self._depth

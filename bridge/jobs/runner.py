@@ -24,7 +24,7 @@ from bridge.jobs.pool import Pool
 from bridge.jobs.reconciler import Reconciler
 from bridge.jobs.reporter import Reporter, answer_of
 from bridge.jobs.store import Store
-from bridge.jobs.submission import Again, Submitter
+from bridge.jobs.submission import Again, Submitter, reserve
 from bridge.jobs.waiting import Waiting
 from bridge.settings import Settings
 from bridge.workflow.needs import catalogue
@@ -152,12 +152,40 @@ class Runner:
                 f"{len(self._waiting)} jobs wait and {self._settings.jobs.max_waiting} may (jobs.max_waiting); "
                 "try again when some have run"
             )
+        straight = self._straight(jobs)
+        if straight is not None:
+            reserve(jobs[0][0], straight)
+            jobs[0][0].attempts = 1
         await self._store.add([(job, payload.dump()) for job, payload in jobs])
+        if straight is not None and self._waiting_for_nothing(straight):
+            self._start(straight, *jobs[0])
+            return
         for job, payload in jobs:
+            job.backend, job.submitted, job.attempts = None, False, 0
             if len(self._payloads) < _PAYLOADS_KEPT:
                 self._payloads[job.id] = payload
             self._enqueue(job)
         self._hub.publish(events.QueueChanged())
+
+    def _straight(self, jobs: Sequence[tuple[Job, Payload]]) -> Backend | None:
+        """Return the backend that a job can go to without waiting: that is written with it, in one go."""
+        if len(jobs) != 1 or self._waiting or not self.pool.free():
+            return None
+        job, payload = jobs[0]
+        with contextlib.suppress(errors.BridgeError):  # that nobody can run it is told when its turn comes
+            return self.pool.choose(job, payload.graph)
+        return None
+
+    def _waiting_for_nothing(self, backend: Backend) -> bool:
+        return not self._waiting and self.pool.takes(backend)
+
+    def _start(self, backend: Backend, job: Job, payload: Payload) -> None:
+        self._report.begin(job)
+        self._report.status(job, position=1)
+        life = Lifecycle(job.id, payload.graph, outputs=payload.output_nodes)
+        active = Active(job, payload, life, reserved=True)
+        self._hold(backend, active)
+        self._spawn(self._drive(backend, active), f"job {job.id}")
 
     async def interrupt(self, job_id: str) -> None:
         """End a job; that it is to end is written when this returns. Raises UnknownPrompt, AlreadyOver."""

@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS media (sha256 TEXT PRIMARY KEY, used_at REAL NOT NULL
 CREATE TABLE IF NOT EXISTS retained (topic TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _VERSION = 1
+_FIELDS = tuple(field.name for field in dataclasses.fields(Job))
 TRANSACTION_AGE = 600.0
 
 
@@ -267,7 +268,10 @@ def _media_of_jobs(db: sqlite3.Connection, cutoff: float) -> set[str]:
 
 
 def _dump(job: Job) -> str:
-    return json.dumps(dataclasses.asdict(job))
+    # Not dataclasses.asdict, which copies everything down to the last list.
+    state = {name: getattr(job, name) for name in _FIELDS}
+    state["outputs"] = [dataclasses.asdict(output) for output in job.outputs]
+    return json.dumps(state)
 
 
 def _load(text: str) -> Job:

@@ -31,6 +31,11 @@ class Again(Exception):
         self.backend_failed = backend_failed
 
 
+def reserve(job: Job, backend: Backend) -> None:
+    """Note in the job that this backend may know it from now on; written before anything is sent."""
+    job.backend, job.client_id, job.submitted = backend.name, backend.socket.client_id, True
+
+
 class Submitter:
     """Submits jobs. clock: seconds since the epoch."""
 
@@ -46,7 +51,8 @@ class Submitter:
         job = active.job
         if job.expires_at is not None and job.expires_at <= self._clock():
             raise documents.expired(job)
-        await self._before_again(backend, job)
+        if not active.reserved:
+            await self._before_again(backend, job)
         graph = {node: {**entry, "inputs": dict(entry["inputs"])} for node, entry in active.payload.graph.items()}
         try:
             for node, name, value in active.payload.images:
@@ -55,9 +61,10 @@ class Submitter:
             raise Again(error, counts=False) from None
         if job.interrupting:
             raise errors.Lost("interrupted before it was submitted")
-        job.backend, job.client_id, job.submitted = backend.name, backend.socket.client_id, True
-        job.attempts += 1
-        await self._store.save(job)
+        if not active.reserved or job.client_id != backend.socket.client_id:
+            job.attempts += not active.reserved
+            reserve(job, backend)
+            await self._store.save(job)
         active.epoch = backend.epoch
         backend.last_workflow = job.workflow
         await self._post(backend, active, graph)

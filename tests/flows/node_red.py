@@ -173,7 +173,7 @@ class Sidebar:
             size = int(kind[7:-1]) if kind.startswith("buffer[") else None
             self.debug.append(Shown(data["id"], value, size))
         elif topic.startswith("status/") and data:
-            self.states.append(Shown(topic.removeprefix("status/"), data.get("text")))
+            self.states.append(Shown(topic.removeprefix("status/"), str(data.get("text", "")).strip()))
 
     def of(self, node: str) -> list[Any]:
         """What a debug node has shown."""

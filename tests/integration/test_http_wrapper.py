@@ -20,6 +20,7 @@ from aiohttp import web
 from PIL import Image
 
 from bridge.testing import Orders
+from tests.support.bridge_process import bridge
 from tests.support.graphs import Graph, node, picture, plain, sleep
 from tests.support.http_house import PATIENCE, HttpHouse, http_house, told
 from tests.support.web import Web, serving
@@ -64,7 +65,7 @@ async def test_a_graph_is_taken_and_its_result_fetched(here: HttpHouse) -> None:
     assert (answer.status_code, accepted["status"], accepted["message"]) == (202, "pending", "Request accepted")
     assert set(accepted) == SHAPE
     assert accepted["timings"]["queued_at_ms"] > 1_700_000_000_000
-    assert uuid.UUID(accepted["id"])
+    assert str(uuid.UUID(accepted["id"])) == accepted["id"]
     done = await ends(here, accepted["id"])
     result = done.json()
     assert (done.status_code, result["status"], result["id"]) == (200, "completed", accepted["id"])
@@ -214,7 +215,9 @@ async def test_addresses_in_a_graph_are_fetched_and_texts_are_not(here: HttpHous
         assert ran["3"]["inputs"]["value"] == site.url("/text")
 
 
-@pytest.mark.parametrize("address", ["http://169.254.169.254/latest/a.png", "http://[::1]:9/a.png", "http://10.0.0.1/a"])
+@pytest.mark.parametrize(
+    "address", ["http://169.254.169.254/latest/a.png", "http://[::1]:9/a.png", "http://10.0.0.1/a"]
+)
 async def test_addresses_of_the_inner_network_are_refused(here: HttpHouse, address: str) -> None:
     result = await sync(here, {"workflow_json": loads(address)}, 500)
     assert "security.allowed_hosts" in result["message"]
@@ -376,8 +379,6 @@ async def test_forty_at_once_each_have_their_output(here: HttpHouse) -> None:
 
 async def test_a_result_outlives_the_bridge(tmp_path: Path) -> None:
     # There: results are gone with the process.
-    from tests.support.bridge_process import bridge
-
     async with http_house(tmp_path) as house:
         await sync(house, {"workflow_json": plain(), "request_id": "kept"})
         house.task.cancel()
@@ -581,6 +582,10 @@ async def test_a_bucket_in_the_inner_network_is_refused(tmp_path: Path) -> None:
         assert site.asked == []
 
 
-async def test_a_backend_that_is_away_is_502(tmp_path: Path) -> None:
+async def test_a_job_that_comfyui_lost_is_502(tmp_path: Path) -> None:
     async with http_house(tmp_path, jobs={"attempts": 1}) as house:
-        house.comfy.faults.orders.append(Orders) if False else None
+        await house.http.post("/generate", json={"input": {"workflow_json": sleep(30), "request_id": "lost"}})
+        await house.becomes("lost", "running")
+        house.comfy.obey(Orders(lose_prompt=True))
+        done = await ends(house, "lost")
+        assert (done.status_code, done.json()["status"]) == (502, "failed")
