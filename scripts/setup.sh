@@ -6,7 +6,8 @@
 #
 # The environment is the active one (VIRTUAL_ENV), else .venv, made with $PYTHON (python3). What was installed
 # there is noted in a stamp; pip runs again when pyproject.toml or constraints.txt is newer, or when the stamp
-# belongs to another checkout. `test` also installs mosquitto with apt-get where it is missing.
+# belongs to another checkout. `test` also installs mosquitto, Node.js with npm, and Chromium with apt-get where
+# they are missing, and Node-RED with npm into flows/node_modules.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -68,35 +69,58 @@ install_packages() { # $1: the extras
     printf '%s %s\n' "$PWD" "$1" >"$stamp"
 }
 
-install_mosquitto() {
-    if command -v mosquitto >/dev/null && command -v mosquitto_pub >/dev/null && command -v mosquitto_passwd >/dev/null
-    then
+have() { command -v "$1" >/dev/null; }
+
+install_programs() {
+    packages=
+    if ! have mosquitto || ! have mosquitto_pub || ! have mosquitto_passwd; then
+        packages="$packages mosquitto mosquitto-clients"
+    fi
+    have node || packages="$packages nodejs"
+    have npm || packages="$packages npm"
+    have chromium || have chromium-browser || have google-chrome || packages="$packages chromium"
+    packages=${packages# }
+    if [ -z "$packages" ]; then
         return
     fi
-    if ! command -v apt-get >/dev/null; then
-        die "the tests need mosquitto, mosquitto_pub and mosquitto_sub, and there is no apt-get here:" \
-            "install mosquitto with its clients (macOS: brew install mosquitto) and run make again."
+    if ! have apt-get; then
+        die "the tests need mosquitto with its clients, Node.js with npm, and Chromium, and there is no apt-get here:" \
+            "install what is missing ($packages; macOS: brew install mosquitto node chromium) and run make again."
     fi
     if [ "$(id -u)" = 0 ]; then
         sudo=
-    elif ! command -v sudo >/dev/null; then
-        die "the tests need mosquitto; as root: apt-get install mosquitto mosquitto-clients"
+    elif ! have sudo; then
+        die "the tests need more programs; as root: apt-get install $packages"
     elif [ -t 0 ]; then
         sudo='sudo'
     else
         sudo='sudo -n'
     fi
-    say "Installing mosquitto and mosquitto-clients, which the tests need ..."
+    say "Installing $packages, which the tests need ..."
     # The index of a fresh image is empty or old, so a failure is tried once more after an update.
     if ! apt_install >/dev/null 2>&1 && { ! $sudo apt-get -qq update >&2 || ! apt_install >&2; }; then
-        die "apt-get could not install mosquitto; do it yourself:" \
-            "sudo apt-get install mosquitto mosquitto-clients"
+        die "apt-get could not install what the tests need; do it yourself: sudo apt-get install $packages"
     fi
 }
 
 apt_install() {
+    # shellcheck disable=SC2086  # a list
     $sudo env DEBIAN_FRONTEND=noninteractive \
-        apt-get -qq install --yes --no-install-recommends mosquitto mosquitto-clients </dev/null
+        apt-get -qq install --yes --no-install-recommends $packages </dev/null
+}
+
+install_node_red() {
+    stamp=flows/node_modules/.comfy-bridge-setup
+    if [ ! -f flows/package.json ] || { [ -f "$stamp" ] && [ -z "$(find flows/package.json -newer "$stamp")" ]; }; then
+        return
+    fi
+    node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 18 || (a == 18 && b >= 5) ? 0 : 1)' ||
+        die "Node-RED needs Node.js 18.5 or newer; node here is $(node --version)."
+    say "Installing Node-RED into flows/node_modules (half a minute, the first time) ..."
+    if ! (cd flows && npm install --no-package-lock --no-audit --no-fund --loglevel=error </dev/null >&2); then
+        die "npm could not install Node-RED; its words are above."
+    fi
+    touch "$stamp"
 }
 
 case ${1:-} in
@@ -117,7 +141,8 @@ new_enough "$bin/python" ||
 # Debian keeps servers in folders that are not on the PATH of ordinary users.
 PATH="$PATH:/usr/local/sbin:/usr/sbin"
 if [ "$1" = test ]; then
-    install_mosquitto
+    install_programs
+    install_node_red
 fi
 install_packages "$extras"
 echo "$bin"

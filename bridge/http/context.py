@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,8 @@ class Context:
     keep_alive: float = KEEP_ALIVE
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the face stops: nobody is to be kept waiting."""
+    stages: Counter[str] = field(default_factory=Counter)
+    """How many of the wrapper's requests are in `preprocess` and `postprocess`."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """What goes on behind the answers."""
 

@@ -67,7 +67,7 @@ def router(context: Context) -> APIRouter:
     async def health() -> Response:
         """Tell that the process answers; always 200, without a token. The rest is for clients of the peers."""
         document = {"status": "healthy", "version": __version__, "STATUS": "ComfyUI Workflow Runner is running"}
-        return answer({**document, **wrapper.health(core, addresses=context.settings.http.token is None)})
+        return answer({**document, **wrapper.health(context)})
 
     @routes.head("/ready", include_in_schema=False)
     @routes.get("/ready", responses={503: {"description": "Not ready: the reasons"}})

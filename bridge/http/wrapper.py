@@ -12,7 +12,6 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import Response, StreamingResponse
 
-from bridge.core import Core
 from bridge.errors import BadPayload, QueueFull, UnknownPrompt
 from bridge.http import bodies
 from bridge.http import wrapper_shapes as shapes
@@ -180,8 +179,9 @@ class Routes:
         return answer(self._wrapper.stages())
 
 
-def health(core: Core, *, addresses: bool) -> Document:
-    """Return the wrapper's part of `/health`; addresses: whether those of the backends may be told."""
+def health(context: Context) -> Document:
+    """Return the wrapper's part of `/health`, which needs no token: where one is set, no addresses are told."""
+    core, addresses = context.core, context.settings.http.token is None
     known = core.info()["backends"]
     backends = [
         {
@@ -197,7 +197,11 @@ def health(core: Core, *, addresses: bool) -> Document:
     queue = core.queue_state()
     return {
         "cache_type": "sqlite",
-        "queues": {"preprocess": 0, "generation": queue["waiting_count"], "postprocess": 0},
+        "queues": {
+            "preprocess": context.stages["preprocess"],
+            "generation": queue["waiting_count"],
+            "postprocess": context.stages["postprocess"],
+        },
         "backends_healthy": f"{up}/{len(backends)}",
         "gpu": _GPU,
         "backends": backends,

@@ -57,7 +57,6 @@ class Asked:
     error: BridgeError | None = None
     """Why it became no job."""
     is_cancelled: bool = False
-    is_posting: bool = False
     prepared: float = 0.0
     posted: float | None = None
     uploads: dict[int, Document] = field(default_factory=dict)
@@ -77,7 +76,7 @@ class Wrapper:
         self._guard = Guard(settings.security.allowed_hosts, time_limit=settings.media.fetch_timeout)
         self._webhooks = Webhooks(self._guard)
         self._asked: OrderedDict[str, Asked] = OrderedDict()
-        self._preparing = 0
+        self._stages = context.stages
         self._random = random.SystemRandom()
 
     def now(self) -> float:
@@ -98,7 +97,7 @@ class Wrapper:
             over=asyncio.get_running_loop().create_future(),
         )
         self._remember(asked)
-        self._preparing += 1
+        self._stages["preprocess"] += 1
         try:
             if wanted.s3 is not None and wanted.s3.complete:
                 asked.bucket = _bucket(wanted.s3, self._guard)
@@ -109,7 +108,7 @@ class Wrapper:
         except BridgeError as error:
             asked.error = error
         finally:
-            self._preparing -= 1
+            self._stages["preprocess"] -= 1
             asked.prepared = time.monotonic() - began
         if asked.job_id is not None and not wanted.request_id:
             self._asked.pop(asked.id, None)
@@ -134,7 +133,8 @@ class Wrapper:
             run = requests.parse(requests.Queue, {"values": given})
             data = await self._core.queue(run, workflow=workflow.name, alias=wanted.request_id or None)
         else:
-            graph = read_graph(shapes.draw(wanted.workflow_json, self._random), where="workflow_json")
+            graph = read_graph(wanted.workflow_json, where="workflow_json")
+            shapes.draw_inputs(graph, self._random)
             files = await self._fetched(dict(shapes.addresses(graph)))
             if asked.is_cancelled:
                 raise AlreadyOver("the request was cancelled before it was queued")
@@ -278,11 +278,10 @@ class Wrapper:
 
     def stages(self) -> dict[str, int]:
         """Return how many requests are in each of the wrapper's stages."""
-        posting = sum(asked.is_posting for asked in self._asked.values())
         return {
-            "preprocess_queue_size": self._preparing,
+            "preprocess_queue_size": self._stages["preprocess"],
             "generation_queue_size": self._core.queue_state()["waiting_count"],
-            "postprocess_queue_size": posting,
+            "postprocess_queue_size": self._stages["postprocess"],
         }
 
     def place(self, job: Mapping[str, Any] | None) -> Document:
@@ -324,18 +323,20 @@ class Wrapper:
 
     async def _follow(self, asked: Asked) -> None:
         """Wait for the end of a request, upload its outputs and send its webhook."""
+        posting = False
         try:
             if asked.job_id is not None:
                 with self._context.ends.watching([asked.job_id]) as watches:
                     await self._context.ends.wait(watches, FOREVER)
                     job = watches[0].over.result()
-                asked.is_posting = True
+                self._stages["postprocess"] += 1
+                posting = True
                 began = time.monotonic()
                 if asked.bucket is not None and job["status"] == "completed":
                     await self._upload(asked, asked.bucket, job)
                 asked.posted = time.monotonic() - began
         finally:
-            asked.is_posting = False
+            self._stages["postprocess"] -= posting
             if not asked.over.done():
                 asked.over.set_result(None)
         if asked.hook is not None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from bridge.errors import UnknownParameter, UnknownWorkflow
+from bridge.errors import BadValue, UnknownParameter, UnknownWorkflow
 from bridge.workflow.graph import Graph, Target, is_link
 from bridge.workflow.kinds import MEDIA_TYPES
 from bridge.workflow.nodes import TEXT_INPUTS
@@ -116,17 +116,30 @@ def complaints(error: ValidationError) -> Document:
 # On the way in
 
 
-def draw(value: Any, rng: random.Random) -> Any:
-    """Return JSON with each `__RANDOM_INT__` drawn on its own: a whole text becomes a number."""
+def draw(value: Any, rng: random.Random, *, depth: int = 64) -> Any:
+    """Return JSON with each `__RANDOM_INT__` drawn on its own: a whole text becomes a number.
+
+    Raises BadValue for what is nested deeper than `depth`.
+    """
+    if depth == 0:
+        raise BadValue("a value is nested too deep")
     if isinstance(value, dict):
-        return {key: draw(one, rng) for key, one in value.items()}
+        return {key: draw(one, rng, depth=depth - 1) for key, one in value.items()}
     if isinstance(value, list):
-        return [draw(one, rng) for one in value]
+        return [draw(one, rng, depth=depth - 1) for one in value]
     if value == RANDOM_INT:
         return rng.randrange(_RANDOM_LIMIT)
     if isinstance(value, str) and RANDOM_INT in value:
         return re.sub(RANDOM_INT, lambda _: str(rng.randrange(_RANDOM_LIMIT)), value)
     return value
+
+
+def draw_inputs(graph: Graph, rng: random.Random) -> None:
+    """Draw the random numbers in the inputs of a graph; links stay."""
+    for node in graph.values():
+        for name, value in node["inputs"].items():
+            if not is_link(value):
+                node["inputs"][name] = draw(value, rng)
 
 
 def addresses(graph: Graph) -> Iterator[tuple[Target, str]]:

@@ -7,7 +7,6 @@ import base64
 import contextlib
 import itertools
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -23,6 +22,8 @@ PATIENCE = 20.0
 
 _QUIET = (
     "--headless",
+    # Root has no sandbox, nor has many a container; the pages are our own.
+    "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
     "--disable-dev-shm-usage",
@@ -123,10 +124,9 @@ async def browser(folder: Path, url: str, *, width: int = 1280, height: int = 90
     """A page that is open at a url; the browser is gone afterwards."""
     assert CHROMIUM, MISSING
     folder.mkdir(parents=True, exist_ok=True)
-    as_root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     with (folder / "chromium.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: ASYNC220, S603
-            [CHROMIUM, *_QUIET, *as_root, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}", "about:blank"],
+            [CHROMIUM, *_QUIET, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}", "about:blank"],
             stdout=log,
             stderr=log,
         )

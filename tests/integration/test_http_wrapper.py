@@ -79,6 +79,15 @@ async def test_a_graph_is_taken_and_its_result_fetched(here: HttpHouse) -> None:
     }
 
 
+async def test_health_tells_no_addresses_without_the_token(tmp_path: Path) -> None:
+    async with http_house(tmp_path, http={"token": "t"}, headers={"Authorization": "Bearer t"}) as house:
+        async with httpx.AsyncClient() as stranger:
+            document = (await stranger.get(f"{house.url}/health")).json()
+        assert document["queues"] == {"preprocess": 0, "generation": 0, "postprocess": 0}
+        assert document["backends"][0]["healthy"] is True
+        assert house.comfy.url not in json.dumps(document)
+
+
 async def test_sync_answers_with_the_end(here: HttpHouse) -> None:
     result = await sync(here, {"workflow_json": plain(prefix="sync"), "request_id": "mine-1"})
     assert (result["id"], result["status"]) == ("mine-1", "completed")
@@ -169,6 +178,7 @@ async def test_an_image_of_a_modifier_is_fetched(here: HttpHouse) -> None:
         ({"modifier": "fox", "modifications": {"steps": "many"}}, "steps"),
         ({"workflow_json": {"nodes": [], "links": []}}, "workflow_json"),
         ({"workflow_json": {"1": {"inputs": {}}}}, "class_type"),
+        ({"modifier": "fox", "modifications": {"steps": json.loads("[" * 200 + "]" * 200)}}, "nested"),
     ],
 )
 async def test_what_cannot_become_a_job_has_failed(here: HttpHouse, given: dict[str, Any], words: str) -> None:

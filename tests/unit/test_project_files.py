@@ -404,7 +404,7 @@ def tools(checkout: Checkout, *names: str) -> str:
     return str(folder)
 
 
-def test_set_up_of_the_tests_installs_mosquitto(checkout: Checkout) -> None:
+def test_set_up_of_the_tests_installs_programs(checkout: Checkout) -> None:
     path = tools(checkout, "dirname", "cat", "find", "env", "id")
     log = checkout.folder / "apt"
     # Fails until the index was updated, as in a fresh image; as somebody else than root it comes through sudo.
@@ -420,9 +420,38 @@ def test_set_up_of_the_tests_installs_mosquitto(checkout: Checkout) -> None:
         "update",
         "install",
     ]
-    assert "mosquitto mosquitto-clients" in log.read_text(encoding="utf-8")
+    assert "mosquitto mosquitto-clients nodejs npm chromium" in log.read_text(encoding="utf-8")
 
     (checkout.folder / "tools" / "apt-get").unlink()
     done = checkout.setup("test", PATH=path, VIRTUAL_ENV=str(checkout.environment))
     assert done.returncode == 1
     assert "there is no apt-get here" in done.stderr
+
+
+def test_set_up_of_the_tests_installs_node_red_when_its_version_is_new(checkout: Checkout) -> None:
+    programs = ("mosquitto", "mosquitto_pub", "mosquitto_passwd", "chromium")
+    path = tools(checkout, "dirname", "cat", "find", "env", "id", "touch", "mkdir")
+    for name in programs:
+        checkout.program(f"tools/{name}", "")
+    log = checkout.folder / "npm"
+    checkout.program("tools/node", "")
+    checkout.program("tools/npm", f'mkdir -p node_modules; echo "$PWD $*" >>"{log}"')
+    package = checkout.folder / "flows" / "package.json"
+    package.parent.mkdir()
+    package.touch()
+
+    def runs() -> int:
+        done = checkout.setup("test", PATH=path, VIRTUAL_ENV=str(checkout.environment))
+        assert done.returncode == 0, done.stderr
+        return len(log.read_text(encoding="utf-8").splitlines())
+
+    assert [runs(), runs()] == [1, 1]
+    assert log.read_text(encoding="utf-8").startswith(f"{package.parent} install --no-package-lock")
+    later = (package.parent / "node_modules" / ".comfy-bridge-setup").stat().st_mtime + 10
+    os.utime(package, (later, later))
+    assert runs() == 2
+
+    checkout.program("tools/node", 'case "$*" in --version) echo v16.20.0 ;; *) exit 1 ;; esac')
+    done = checkout.setup("test", PATH=path, VIRTUAL_ENV=str(checkout.environment))
+    assert done.returncode == 1
+    assert "Node-RED needs Node.js 18.5 or newer; node here is v16.20.0" in done.stderr
