@@ -114,6 +114,7 @@ class Prompts:
                 raise errors.UnknownModel(f"no download of {request.model!r} runs")
             return {"model": request.model}
         ideas = [*([self._current] if self._current is not None else []), *self._waiting]
+        ideas = [idea for idea in ideas if not idea.is_over]  # whose result is out, though it is still put away
         if request.id is not None:
             ideas = [idea for idea in ideas if idea.id == request.id]
             if not ideas:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from bridge.cli import demo_broker, demo_words, process
 from bridge.cli.arguments import Options
 from bridge.cli.files import write_outputs
 from bridge.cli.remote import Remote, remote
-from bridge.cli.samples import copy_samples
+from bridge.cli.samples import copy_samples, sample_chains, samples
 from bridge.cli.standin import standin
 from bridge.cli.terminal import Failure, complain, printable, say
 from bridge.cli.wire import document_of, levels, why
@@ -53,7 +54,8 @@ async def _demo(options: Options, overrides: dict[str, Any], settings: Settings)
     data: Path = options.data
     try:
         (data / "pictures").mkdir(parents=True, exist_ok=True)
-        copy_samples(data / "workflows")
+        copy_samples(samples(), data / "workflows")
+        copy_samples(sample_chains(), data / "chains")
     except OSError as error:
         raise Failure(f"the folder {data} cannot be used: {error.strerror or error}") from None
     broker = await demo_broker.choose(settings.mqtt, data / "broker", port=options.port)
@@ -62,11 +64,26 @@ async def _demo(options: Options, overrides: dict[str, Any], settings: Settings)
         overrides.setdefault("comfyui", {})["urls"] = urls
         overrides.setdefault("store", {})["url"] = f"sqlite:///{data / 'comfy-bridge.db'}"
         if not options.has("workflows.dir"):
-            overrides.setdefault("workflows", {}).update(dir=str(data / "workflows"), loaded=_WORKFLOWS[0])
+            overrides.setdefault("workflows", {}).update(
+                dir=str(data / "workflows"), chains=str(data / "chains"), loaded=_WORKFLOWS[0]
+            )
+        for section in ("http", "relay"):
+            _settle_port(options, overrides, settings, section)
         settings = _load(options, overrides)
         intro = demo_words.introduction(settings.mqtt, broker=broker.words, comfyui=f"{urls[0]} ({what})", data=data)
         await _serve(settings, data / "pictures", intro)
     return 0
+
+
+def _settle_port(options: Options, overrides: dict[str, Any], settings: Settings, section: str) -> None:
+    """Switch a port off that somebody else has: a demo is to run beside whatever runs."""
+    if options.has(f"{section}.port"):
+        return
+    port = getattr(settings, section).port
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            say(f"Port {port} is taken, so the demo goes without it; another one: -o {section}.port=PORT")
+            overrides.setdefault(section, {})["port"] = 0
 
 
 @asynccontextmanager
@@ -128,6 +145,8 @@ class _Watcher:
     async def _feed(self, message: Message) -> None:
         match levels(self._settings.mqtt.base_topic, message.topic):
             case ["bridge", "state"] if message.payload == b"online" and self._introduction is not None:
+                if http := self._core.addresses.get("http"):
+                    say(f"HTTP, with a form for each workflow: {http}/docs")
                 say(self._introduction)
                 self._introduction = None
             case ["prompt", prompt_id, "output", number] if number.isdigit():

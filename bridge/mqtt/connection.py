@@ -319,6 +319,7 @@ class Connection:
 
     def _tell(self, words: str) -> None:
         """Log it once until a connection has worked for a while."""
+        words = words.encode(errors="replace").decode()  # a topic that is no valid Unicode, which no log could hold
         if words in self._told or len(self._told) >= _TOLD:
             logger.debug(words)
             return

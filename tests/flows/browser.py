@@ -39,7 +39,10 @@ _AT_REST = """async (selector) => {
     const element = document.querySelector(selector);
     if (!element || element.disabled) { return null; }
     element.scrollIntoView({ block: "center", behavior: "instant" });
-    const place = () => { const { x, y, width, height } = element.getBoundingClientRect(); return [x + width / 2, y + height / 2]; };
+    const place = () => {
+        const { x, y, width, height } = element.getBoundingClientRect();
+        return [x + width / 2, y + height / 2];
+    };
     const before = place();
     await new Promise((resolve) => setTimeout(resolve, 60));
     const now = place();
@@ -114,36 +117,57 @@ class Page:
         await self.evaluate("document.activeElement.select()")
         await self.call("Input.insertText", text=text)
 
-    async def screenshot(self, path: Path) -> None:
-        shot = await self.call("Page.captureScreenshot", format="png")
-        path.write_bytes(base64.b64decode(shot["data"]))
+    async def screenshot(self) -> bytes:
+        """What is to be seen, as PNG."""
+        return base64.b64decode((await self.call("Page.captureScreenshot", format="png"))["data"])
+
+
+class _Process:
+    """The browser, with a profile of its own."""
+
+    def __init__(self, folder: Path, width: int, height: int) -> None:
+        assert CHROMIUM, MISSING
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = folder / "chromium.log"
+        self._profile = folder / "profile"
+        own = (f"--user-data-dir={self._profile}", f"--window-size={width},{height}")
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603
+                [CHROMIUM, *_QUIET, *own, "about:blank"], stdout=log, stderr=log
+            )
+
+    def port(self) -> int | None:
+        """The port that it chose; None until it has."""
+        assert self._process.poll() is None, self.words()
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            return int((self._profile / "DevToolsActivePort").read_text(encoding="utf-8").split()[0])
+        return None
+
+    def words(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(10)
 
 
 @contextlib.asynccontextmanager
 async def browser(folder: Path, url: str, *, width: int = 1280, height: int = 900) -> AsyncIterator[Page]:
     """A page that is open at a url; the browser is gone afterwards."""
-    assert CHROMIUM, MISSING
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "chromium.log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: ASYNC220, S603
-            [CHROMIUM, *_QUIET, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}", "about:blank"],
-            stdout=log,
-            stderr=log,
-        )
+    process = _Process(folder, width, height)
     try:
-        port = await _port(folder / "profile" / "DevToolsActivePort", process, folder / "chromium.log")
-        async with httpx.AsyncClient() as http:
-            targets = (await http.get(f"http://127.0.0.1:{port}/json/list")).json()
-        address = next(one["webSocketDebuggerUrl"] for one in targets if one["type"] == "page")
-        async with connect(address, max_size=None, compression=None) as socket:
+        async with connect(await _address(process), max_size=None, compression=None) as socket:
             page = Page(socket, httpx.URL(url).netloc.decode())
             reading = asyncio.create_task(page.read())
             try:
                 for domain in ("Page", "Runtime", "Log", "Network"):
                     await page.call(f"{domain}.enable")
-                await page.call(
-                    "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-                )
+                size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+                await page.call("Emulation.setDeviceMetricsOverride", **size)
                 await page.call("Page.navigate", url=url)
                 yield page
             finally:
@@ -151,20 +175,19 @@ async def browser(folder: Path, url: str, *, width: int = 1280, height: int = 90
                 with contextlib.suppress(asyncio.CancelledError):
                     await reading
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+        process.stop()
 
 
-async def _port(file: Path, process: subprocess.Popen[bytes], log: Path) -> int:
-    """The port that the browser chose."""
+async def _address(process: _Process) -> str:
+    """Wait for the browser, and return the websocket address of its page."""
     deadline = asyncio.get_running_loop().time() + PATIENCE
-    while True:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            return int(file.read_text(encoding="utf-8").split()[0])
-        assert process.poll() is None, log.read_text(encoding="utf-8")
-        assert asyncio.get_running_loop().time() < deadline, log.read_text(encoding="utf-8")
-        await asyncio.sleep(0.02)
+    async with httpx.AsyncClient() as http:
+        while True:
+            port = process.port()
+            with contextlib.suppress(httpx.TransportError):
+                targets = (await http.get(f"http://127.0.0.1:{port}/json/list")).json() if port else []
+                pages = [str(one["webSocketDebuggerUrl"]) for one in targets if one["type"] == "page"]
+                if pages:
+                    return pages[0]
+            assert asyncio.get_running_loop().time() < deadline, process.words()
+            await asyncio.sleep(0.02)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import time
@@ -19,14 +18,22 @@ import pytest
 
 from tests.flows.browser import Page, browser
 from tests.flows.node_red import FLOWS, Node, NodeRed, Sidebar, flow, names, sidebar
-from tests.support.bridge_process import BridgeProcess, ComfyProcess, Plan, Process, ended
-from tests.support.bridge_process import start_mosquitto, stop_mosquitto
+from tests.support.bridge_process import (
+    BridgeProcess,
+    ComfyProcess,
+    Plan,
+    Process,
+    ended,
+    start_mosquitto,
+    stop_mosquitto,
+)
 from tests.support.brokers import Mosquitto, free_port
 from tests.support.graphs import node, txt2img
 from tests.support.mqtt_eye import Eye, watching
 
 BASE = "studio"
 SAMPLES = FLOWS.parent / "workflows"
+SCREENSHOT = FLOWS.parent / "docs" / "gallery.png"
 JPEG, PNG = "ffd8ff", "89504e47"
 
 
@@ -42,14 +49,15 @@ class Stage:
     relay: int
 
     def plan(self, folder: Path, **more: dict[str, Any]) -> Plan:
-        settings = {
+        settings: dict[str, dict[str, Any]] = {
             "http": {"port": self.http},
             "relay": {"port": self.relay},
             "ollama": {"url": self.ollama},
             "homeassistant": {"discovery": False},
             **more,
         }
-        graphs = {"fox": txt2img(steps=6), "broken": {**txt2img(steps=1), "20": node("StandInFail", "Lamp", message="the lamp is out")}}
+        lamp = node("StandInFail", "Lamp", message="the lamp is out")
+        graphs = {"fox": txt2img(steps=6), "broken": {**txt2img(steps=1), "20": lamp}}
         return Plan(folder, self.broker.url, self.comfy.url, base=BASE, workflows=graphs, more=settings)
 
     async def ollama_does(self, **faults: Any) -> None:
@@ -137,7 +145,7 @@ async def scene(stage: Stage, plan: Plan, nodes: list[Node]) -> AsyncIterator[Sc
     async with watching(stage.broker.port, BASE) as eye, sidebar(stage.node_red) as bar:
         with ended(bridge):
             await bridge.up(eye)
-            await eye.first("backend/" + stage.comfy.url.rpartition("//")[2].replace(".", "-").replace(":", "-") + "/state")
+            await eye.payload(f"backend/127-0-0-1-{stage.comfy.port}/state", "online")
             # What is retained is of another test.
             eye.seen.clear()
             await stage.node_red.deploy(nodes)
@@ -306,31 +314,44 @@ async def test_gallery(stage: Stage, tmp_path: Path) -> None:
     url = f"{stage.node_red.url}/dashboard/gallery"
     async with scene(stage, plan, flow("04-gallery")) as here:
         await here.sidebar.connected("gallery-result", "gallery-workflows")
-        ideas = ("an owl in a library, candle light", "a harbour at dawn, oil on canvas", "a garden of glass, macro", "a paper boat")
+        ideas = (
+            "an owl in a library, candle light",
+            "a harbour at dawn, oil on canvas",
+            "a garden of glass, macro",
+            "a paper boat",
+        )
         for seed, idea in enumerate(ideas, 7):
             run = await here.eye.queue({"values": {"prompt": idea, "seed": seed * 91, "steps": 2}})
             assert (await here.eye.over(run))["status"] == "completed"
-        async with browser(tmp_path / "browser", url, width=1280, height=980) as page:
+        async with browser(tmp_path / "browser", url, width=1280, height=1060) as page:
             # The form is made from bridge/workflows, with the values as they are set.
-            await page.until("document.querySelector('[data-testid=prompt] textarea')?.value.startsWith('a lighthouse')", "the form")
+            await page.until(
+                "document.querySelector('[data-testid=prompt] textarea')?.value.startsWith('a lighthouse')", "the form"
+            )
             gallery = "[...document.querySelectorAll('[data-testid=gallery] img')]"
-            await page.until(f"{gallery}.length >= 4 && {gallery}.slice(0, 4).every((one) => one.naturalWidth)", "the last pictures")
+            await page.until(
+                f"{gallery}.length >= 4 && {gallery}.slice(0, 4).every((one) => one.naturalWidth)", "the last pictures"
+            )
 
             # A run by the form: progress, preview, picture.
             await here.eye.done("update/values", {"steps": 60})
             before = len(here.eye.prompt_ids())
             await page.write("[data-testid=prompt] textarea", "a red fox in the snow, soft morning light, photograph")
             await page.click("[data-testid=generate]")
-            half = "/[4-9]\\d %/.test(document.querySelector('[data-testid=status]').innerText)"
+            half = "/[6-8]\\d %/.test(document.querySelector('[data-testid=status]').innerText)"
             preview = "document.querySelector('[data-testid=preview]')"
             await page.until(f"{half} && {preview}?.src.startsWith('blob:') && {preview}.naturalWidth", "a preview")
-            shot = tmp_path / "gallery.png"
-            await page.screenshot(shot)
+            shot = await page.screenshot()
             made = await here.made(before)
             await _shown(page, "completed")
-            assert here.eye.last("queue").json["values"] == {"prompt": "a red fox in the snow, soft morning light, photograph"}
+            assert here.eye.last("queue").json["values"] == {
+                "prompt": "a red fox in the snow, soft morning light, photograph"
+            }
             prompt_id = here.eye.prompt_ids()[before]
-            newest = await page.until(f"{gallery}[0].naturalWidth && {gallery}[0].src.includes('{prompt_id}') && {gallery}[0].src", "the new picture")
+            newest = await page.until(
+                f"{gallery}[0].naturalWidth && {gallery}[0].src.includes('{prompt_id}') && {gallery}[0].src",
+                "the new picture",
+            )
             assert (await stage.node_red.get(httpx.URL(newest).path)).content == made
 
             # Cancel.
@@ -346,7 +367,7 @@ async def test_gallery(stage: Stage, tmp_path: Path) -> None:
             assert page.problems == []
         assert [one for one in here.sidebar.debug if one.node == "gallery-wrong"] == []
         if os.environ.get("UPDATE_SCREENSHOTS"):
-            (FLOWS.parent / "docs" / "gallery.png").write_bytes(shot.read_bytes())
+            SCREENSHOT.write_bytes(shot)
 
 
 # 05

@@ -239,6 +239,29 @@ async def test_an_address_without_a_file_is_told(here: HttpHouse) -> None:
         assert "404" in result["message"]
 
 
+async def test_a_request_is_cancelled_while_its_files_are_fetched(here: HttpHouse) -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        del request
+        asked.set()
+        await go.wait()
+        return web.Response(body=picture())
+
+    async with serving(slow) as site:
+        given = {"workflow_json": loads(site.url("/slow.png")), "request_id": "early"}
+        waiting = asyncio.create_task(here.http.post("/generate/sync", json={"input": given}))
+        async with asyncio.timeout(PATIENCE):
+            await asked.wait()
+        assert (await here.http.get("/queue-info")).json()["preprocess_queue_size"] == 1
+        assert (await here.http.get("/result/early")).json()["status"] == "pending"
+        assert (await here.http.post("/cancel/early")).json()["status"] == "cancelled"
+        go.set()
+        answer = await waiting
+    assert (answer.status_code, answer.json()["status"]) == (499, "cancelled")
+    assert (await here.http.get("/api/jobs/early")).status_code == 404
+
+
 async def test_each_random_number_is_drawn_on_its_own(here: HttpHouse) -> None:
     graph = {
         "1": node("EmptyImage", width=16, height=16, batch_size=1, color=0),
@@ -440,6 +463,18 @@ async def test_a_stream_of_what_cannot_run_ends_at_once(here: HttpHouse) -> None
     async with here.http.stream("POST", "/generate/stream", json={"input": {"modifier": "Nobody"}}) as answer:
         documents = [one.data async for one in told(answer)]
     assert documents[-1]["result"]["status"] == "failed"
+
+
+async def test_who_waits_is_answered_when_the_bridge_stops(tmp_path: Path) -> None:
+    async with http_house(tmp_path) as house:
+        given = {"input": {"workflow_json": sleep(30), "request_id": "still"}}
+        waiting = asyncio.create_task(house.http.post("/generate/sync", json=given))
+        await house.becomes_known("still")
+        await house.becomes("still", "running")
+        house.task.cancel()
+        answer = await waiting
+        assert (answer.status_code, answer.json()["status"]) == (202, "generating")
+        await asyncio.wait({house.task})
 
 
 async def test_open_streams_end_with_the_bridge(tmp_path: Path) -> None:

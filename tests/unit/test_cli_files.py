@@ -89,9 +89,9 @@ async def test_an_empty_file_is_a_file() -> None:
 
 
 def test_samples_are_copied_once_and_never_over_what_is_there(tmp_path: Path) -> None:
-    copy_samples(tmp_path)
+    copy_samples(samples(), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= {path.name for path in samples().glob("*.json")}
     assert (tmp_path / "txt2img.json").exists()
     (tmp_path / "txt2img.json").write_text("mine", encoding="utf-8")
-    copy_samples(tmp_path)
+    copy_samples(samples(), tmp_path)
     assert (tmp_path / "txt2img.json").read_text(encoding="utf-8") == "mine"
