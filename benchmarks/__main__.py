@@ -8,12 +8,13 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from benchmarks import burst, latency, memory, previews, processes, relay, rest, results
 from benchmarks.stage import Stage, stage
 
-_ALL: dict[str, Callable[[Stage, int], Awaitable[str]]] = {
+_ALL: dict[str, Callable[[Stage, int], Coroutine[Any, Any, str]]] = {
     "a": latency.run,
     "b": burst.run,
     "c": previews.run,
@@ -27,7 +28,7 @@ _ALL: dict[str, Callable[[Stage, int], Awaitable[str]]] = {
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures the bridge beside a direct client and a bare publisher. README.md says what it all means.",
+        description="Measures the bridge beside a direct client and a bare publisher; README.md says what it means.",
     )
     parser.add_argument("which", nargs="*", choices=[*_ALL, "all"], default="all", help="a to g, or all (default)")
     parser.add_argument("--rounds", type=int, help="rounds of each (default: 5, quick: 3)")

@@ -68,7 +68,7 @@ class DirectClient:
             return None
         document = json.loads(frame)
         data: dict[str, Any] = document["data"]
-        prompt_id = data.get("prompt_id")
+        prompt_id = str(data.get("prompt_id"))
         if prompt_id not in prompts:
             return None
         match document["type"]:
@@ -77,7 +77,7 @@ class DirectClient:
             case "execution_error" | "execution_interrupted":
                 raise RuntimeError(f"the stand-in could not run a graph: {frame[:500]}")
             case "executing" if data["node"] is None:
-                return str(prompt_id)
+                return prompt_id
         return None
 
     async def _post(self, graph: Graph, prompt_id: str) -> None:

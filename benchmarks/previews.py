@@ -47,7 +47,7 @@ class Watcher:
 
     async def quiet(self) -> None:
         """Wait until no more frames come."""
-        while time.time() - self.last < _QUIET:
+        while time.time() - self.last < _QUIET:  # noqa: ASYNC110  frames come by the thousand: no event for each
             await asyncio.sleep(_QUIET / 5)
 
     @property
