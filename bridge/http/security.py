@@ -13,6 +13,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
+from itertools import chain
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, QueryParams
@@ -30,6 +31,8 @@ OPEN = frozenset({"/health"})
 """What needs no token."""
 OPEN_PREFIX = "/docs/static/"
 """The files of the documents' page, which hold nothing of ours."""
+HEAD_BYTES = 65_536
+"""Upper size of a request's address and headers."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 Count = Callable[[str, int], None]
@@ -80,6 +83,10 @@ class Gate:
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
+        # The parser in Python lets a long head through that comes in one piece.
+        head = len(scope.get("raw_path") or b"") + len(scope["query_string"]) + sum(map(len, chain(*headers.raw)))
+        if head > HEAD_BYTES:
+            raise TooLarge(f"the address and the headers have {head} bytes; at most {HEAD_BYTES} are taken")
         self._check_host(headers)
         method = scope.get("method", "GET")
         if scope["type"] == "websocket" or method not in _SAFE:

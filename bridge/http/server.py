@@ -22,12 +22,12 @@ from bridge.errors import SettingsError
 from bridge.http.addresses import check_exposure
 from bridge.http.app import application, relay_application
 from bridge.http.context import Context, made
+from bridge.http.security import HEAD_BYTES
 from bridge.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
-_HEADER_BYTES = 65_536
 _GRACE = 1
 """Seconds that answers under way have once everybody was told to end."""
 _STOPPED = 2.5
@@ -143,7 +143,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=_http_protocol(),
-        h11_max_incomplete_event_size=_HEADER_BYTES,
+        h11_max_incomplete_event_size=HEAD_BYTES,
         ws="websockets-sansio",
         ws_max_size=_MESSAGES,
         ws_per_message_deflate=False,
@@ -181,7 +181,7 @@ def _http_protocol() -> Any:
 
         def _see(self, *parts: bytes) -> None:
             self._seen += sum(len(part) for part in parts)
-            if self._seen > _HEADER_BYTES:
+            if self._seen > HEAD_BYTES:
                 raise ValueError("headers without end")
 
     return Limited

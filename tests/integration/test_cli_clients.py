@@ -95,7 +95,7 @@ async def test_submit_fails_with_the_job(tmp_path: Path, broker_port: int) -> No
 async def test_ctrl_c_interrupts_the_job(tmp_path: Path, broker_port: int) -> None:
     async with house(tmp_path, broker_port) as made, started(tmp_path, "submit", "sleep", *at(made)) as cli:
         await cli.says("running")
-        (prompt_id,) = made.eye.prompt_ids()
+        (prompt_id,) = await made.eye.until(made.eye.prompt_ids)
         cli.send(signal.SIGINT)
         assert (await cli.ends()).code == 130
         assert (await made.eye.over(prompt_id))["status"] == "interrupted"

@@ -118,7 +118,8 @@ async def test_too_much_is_refused(tmp_path: Path) -> None:
 async def test_heads_without_end_are_refused(tmp_path: Path, head: bytes) -> None:
     async with http_house(tmp_path, online=False) as here:
         said = await raw(here.port, head)
-        assert said == b"" or b" 400 " in said.splitlines()[0] or b" 431 " in said.splitlines()[0]
+        # Which of them it is depends on the parser that is installed.
+        assert said == b"" or said.split(b" ", 2)[1] in {b"400", b"413", b"431"}, said[:200]
         assert (await here.http.get("/health")).status_code == 200
 
 
