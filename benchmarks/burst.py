@@ -8,7 +8,7 @@ from benchmarks.direct import DirectClient, direct_client
 from benchmarks.figures import Figure, table
 from benchmarks.stage import Stage
 from benchmarks.through import BridgeClient, bridge_client
-from benchmarks.workflows import EMPTY
+from benchmarks.workflows import EMPTY, TXT2IMG, Workflow
 
 _JOBS = 200
 _LEAST = 0.6
@@ -16,33 +16,35 @@ _LEAST = 0.6
 
 async def run(stage: Stage, rounds: int) -> str:
     """Measure; return the table."""
-    bridged: list[float] = []
-    directly: list[float] = []
+    figures = []
     async with direct_client(stage.direct) as direct, bridge_client(stage.broker) as bridge:
-        await _bridge_round(bridge, 20)
-        await _direct_round(direct, 20)
-        for number in range(rounds):
-            if number % 2:
-                bridged.append(await _bridge_round(bridge, _JOBS))
-            directly.append(await _direct_round(direct, _JOBS))
-            if not number % 2:
-                bridged.append(await _bridge_round(bridge, _JOBS))
-    figure = Figure(f"{EMPTY.title}", "jobs/s", bridged, directly, at_least=_LEAST)
-    return table(f"(b) {_JOBS} jobs at once", "direct", [figure])
+        for workflow in (EMPTY, TXT2IMG):
+            bridged: list[float] = []
+            directly: list[float] = []
+            await _bridge_round(bridge, workflow, 20)
+            await _direct_round(direct, workflow, 20)
+            for number in range(rounds):
+                if number % 2:
+                    bridged.append(await _bridge_round(bridge, workflow, _JOBS))
+                directly.append(await _direct_round(direct, workflow, _JOBS))
+                if not number % 2:
+                    bridged.append(await _bridge_round(bridge, workflow, _JOBS))
+            figures.append(Figure(workflow.title, "jobs/s", bridged, directly, at_least=_LEAST))
+    return table(f"(b) {_JOBS} jobs at once", "direct", figures)
 
 
-async def _bridge_round(bridge: BridgeClient, count: int) -> float:
-    values = [EMPTY.values() for _ in range(count)]
+async def _bridge_round(bridge: BridgeClient, workflow: Workflow, count: int) -> float:
+    values = [workflow.values() for _ in range(count)]
     began = time.perf_counter()
-    jobs = await bridge.run_all(EMPTY, values)
+    jobs = await bridge.run_all(workflow, values)
     took = max(job.result_at for job in jobs) - began
     assert len(jobs) == count
     assert all(job.output for job in jobs)
     return count / took
 
 
-async def _direct_round(direct: DirectClient, count: int) -> float:
-    graphs = [EMPTY.with_values(EMPTY.values()) for _ in range(count)]
+async def _direct_round(direct: DirectClient, workflow: Workflow, count: int) -> float:
+    graphs = [workflow.with_values(workflow.values()) for _ in range(count)]
     began = time.perf_counter()
     outputs = await direct.run_all(graphs)
     took = time.perf_counter() - began

@@ -271,7 +271,7 @@ class Connection:
             return
         self._pumping = True
         try:
-            while link.room > 0 and not link.ended.done() and (entry := self._outbox.take()) is not None:
+            while not link.ended.done() and link.make_room() and (entry := self._outbox.take()) is not None:
                 try:
                     number = link.send(entry.message)
                 except ValueError as error:

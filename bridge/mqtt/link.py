@@ -160,6 +160,15 @@ class Link:
         """Bytes that may be sent before the buffer is full."""
         return self._options.limits.buffer - self._stream.unsent - self._handed
 
+    def make_room(self) -> bool:
+        """Write now instead of in the next turn of the loop; whether there is room then.
+
+        A burst of previews within one turn would else replace one another though the network takes them all.
+        """
+        if self.room <= 0 and self._handed:
+            self._write()
+        return self.room > 0
+
     def send(self, message: Message) -> int | None:
         """Publish; return the number to be acknowledged, or None if there will be none (QoS 0).
 
