@@ -8,29 +8,32 @@ from benchmarks.direct import DirectClient, direct_client
 from benchmarks.figures import Figure, table
 from benchmarks.stage import Stage
 from benchmarks.through import BridgeClient, bridge_client
-from benchmarks.workflows import EMPTY, TXT2IMG, Workflow
+from benchmarks.workflows import EMPTY, MEASURED, Workflow
 
 _JOBS = 200
+_WARM_UP = 20
 _LEAST = 0.6
 
 
 async def run(stage: Stage, rounds: int) -> str:
     """Measure; return the table."""
-    figures = []
     async with direct_client(stage.direct) as direct, bridge_client(stage.broker) as bridge:
-        for workflow in (EMPTY, TXT2IMG):
-            bridged: list[float] = []
-            directly: list[float] = []
-            await _bridge_round(bridge, workflow, 20)
-            await _direct_round(direct, workflow, 20)
-            for number in range(rounds):
-                if number % 2:
-                    bridged.append(await _bridge_round(bridge, workflow, _JOBS))
-                directly.append(await _direct_round(direct, workflow, _JOBS))
-                if not number % 2:
-                    bridged.append(await _bridge_round(bridge, workflow, _JOBS))
-            figures.append(Figure(workflow.title, "jobs/s", bridged, directly, at_least=_LEAST))
+        figures = [await _beside(direct, bridge, workflow, rounds) for workflow in (EMPTY, MEASURED)]
     return table(f"(b) {_JOBS} jobs at once", "direct", figures)
+
+
+async def _beside(direct: DirectClient, bridge: BridgeClient, workflow: Workflow, rounds: int) -> Figure:
+    bridged: list[float] = []
+    directly: list[float] = []
+    await _bridge_round(bridge, workflow, _WARM_UP)
+    await _direct_round(direct, workflow, _WARM_UP)
+    for number in range(rounds):
+        if number % 2:
+            bridged.append(await _bridge_round(bridge, workflow, _JOBS))
+        directly.append(await _direct_round(direct, workflow, _JOBS))
+        if not number % 2:
+            bridged.append(await _bridge_round(bridge, workflow, _JOBS))
+    return Figure(workflow.title, "jobs/s", bridged, directly, at_least=_LEAST)
 
 
 async def _bridge_round(bridge: BridgeClient, workflow: Workflow, count: int) -> float:

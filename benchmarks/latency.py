@@ -10,10 +10,10 @@ from benchmarks.direct import DirectClient, direct_client
 from benchmarks.figures import Figure, share_below, table
 from benchmarks.stage import Stage
 from benchmarks.through import BridgeClient, bridge_client
-from benchmarks.workflows import EMPTY, TXT2IMG, Workflow
+from benchmarks.workflows import EMPTY, MEASURED, TXT2IMG, Workflow
 
 _MOST = 2.0
-_JOBS = {EMPTY.name: 100, TXT2IMG.name: 25}
+_JOBS = {EMPTY.name: 100, MEASURED.name: 50, TXT2IMG.name: 25}
 _WARM_UP = 5
 
 Times = dict[str, list[float]]
@@ -24,7 +24,7 @@ async def run(stage: Stage, rounds: int) -> str:
     """Measure; return the tables."""
     tables = []
     async with direct_client(stage.direct) as direct, bridge_client(stage.broker) as bridge:
-        for workflow in (EMPTY, TXT2IMG):
+        for workflow in (EMPTY, MEASURED, TXT2IMG):
             await _bridge_round(bridge, workflow, _WARM_UP)
             await _direct_round(direct, workflow, _WARM_UP)
             kept: defaultdict[str, list[list[float]]] = defaultdict(list)

@@ -18,8 +18,8 @@ _TOPIC = "benchmark/preview"
 _RATE = 60.0
 _SECONDS = 10
 _LARGE = 100_000
-_FLOODS = {15_000: 10_000, _LARGE: 3_000}
-"""How many frames are sent as fast as they go, by size in bytes."""
+_FLOODS = {15_000: 30_000, _LARGE: 10_000}
+"""How many frames are sent as fast as they go, by size in bytes: some seconds' worth."""
 _LONGEST = 10.0
 """Milliseconds: the target of the delay's p99."""
 _LEAST = 0.5

@@ -48,6 +48,13 @@ EMPTY = Workflow(
     ("1", "color"),
 )
 
+MEASURED = Workflow(
+    "measured",
+    "the same, as slow as a real ComfyUI",
+    {**EMPTY.graph, "3": {"class_type": "StandInSleep", "inputs": {"seconds": 0.004, "steps": 1}}},
+    EMPTY.fresh,
+)
+
 TXT2IMG = Workflow(
     "txt2img",
     "txt2img, 512 x 512, 8 steps with previews",
@@ -101,5 +108,5 @@ FRAMES = Workflow(
 def write_all(folder: Path) -> None:
     """Write the files that the bridge reads."""
     folder.mkdir()
-    for workflow in (EMPTY, TXT2IMG, PHOTO, FRAMES):
+    for workflow in (EMPTY, MEASURED, TXT2IMG, PHOTO, FRAMES):
         (folder / f"{workflow.name}.json").write_text(json.dumps(workflow.graph), encoding="utf-8")
