@@ -182,7 +182,7 @@ def _file(name: str, value: str) -> Document:
     return {
         "command_template": as_attributes({name: f"({source})"}),
         "value_template": f"{{% set v = {value} | default('') %}}" + sliced("(v['filename'] if v is mapping else v)"),
-        "min": 1,
+        "min": 0,
         "max": LONGEST_STATE,
     }
 
