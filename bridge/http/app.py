@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge import __version__
 from bridge.errors import BridgeError
-from bridge.http import docs, jobs, runner, status, streams, workflows, wrapper
+from bridge.http import docs, jobs, prompting, runner, status, streams, workflows, wrapper
 from bridge.http.answers import failure, refusal
 from bridge.http.context import Context
 from bridge.http.openapi import OpenApi
@@ -24,6 +24,7 @@ ROUTERS: tuple[Callable[[Context], APIRouter], ...] = (
     jobs.router,
     streams.router,
     status.router,
+    prompting.router,
     runner.router,
     wrapper.router,
 )

@@ -10,11 +10,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from bridge import requests
-from bridge.errors import BadPayload, BridgeError, Cancelled, NotAllowed, QueueFull
+from bridge.errors import BadPayload, BridgeError, NotAllowed, QueueFull
 from bridge.http import bodies
 from bridge.http.answers import RETRY_AFTER, STATUS, answer
 from bridge.http.context import Context, note_jobs
 from bridge.http.jobs import hung_up
+from bridge.http.prompting import written
 from bridge.http.schemas import Schema
 from bridge.library import Workflow
 
@@ -144,26 +145,13 @@ class Runner:
                     'image_description must be an object such as {"description": "…", "visualCue": "…", "moodCue": "…"}'
                 )
             asked = requests.parse(requests.WritePrompt, {"image_description": given, "then": None})
-            made = await self._written(request, asked)
+            made = await written(self._context, request, asked)
         except BridgeError as error:
             status = _WRITER.get(error.code, STATUS.get(error.code, 500))
             return _said(f"generation failed - {error.message}", status, code=error.code)
         return _said(
             "success", positive_prompt=made.get("positive_prompt", ""), negative_prompt=made.get("negative_prompt", "")
         )
-
-    async def _written(self, request: Request, asked: requests.WritePrompt) -> dict[str, Any]:
-        loop = asyncio.get_running_loop()
-        writing = loop.create_task(self._core.generate_prompt(asked))
-        leave = {loop.create_task(hung_up(request)), loop.create_task(self._context.closing.wait())}
-        try:
-            await asyncio.wait({writing, *leave}, return_when=asyncio.FIRST_COMPLETED)
-            if not writing.done():
-                raise Cancelled("the bridge stops")
-            return writing.result()
-        finally:
-            for task in (writing, *leave):
-                task.cancel()
 
 
 def _said(words: str, status: int = 200, headers: Mapping[str, str] | None = None, **more: Any) -> Response:

@@ -208,6 +208,18 @@ async def test_a_prompt_is_written_by_an_address(tmp_path: Path) -> None:
         assert "blurry" in document["negative_prompt"]
 
 
+async def test_a_prompt_is_written_and_drawn_over_our_own_route(tmp_path: Path) -> None:
+    async def write(_: web.Request) -> web.Response:
+        return web.json_response({"prompt": "a knight, oil on canvas", "negative": "blurry"})
+
+    async with serving(write) as writer, http_house(tmp_path, prompting={"writer": writer.url("/")}) as house:
+        answer = await house.http.post("/api/prompting/generate", json={"idea": "a knight"})
+        assert (answer.status_code, answer.json()["prompt"]) == (200, "a knight, oil on canvas")
+        wrong = await house.http.post("/api/prompting/generate", json={"ideas": "a knight"})
+        assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_payload")
+        assert "ideas" in wrong.json()["error"]
+
+
 async def test_a_writer_that_is_away_is_told(tmp_path: Path) -> None:
     async with http_house(tmp_path, prompting={"writer": "http://127.0.0.1:9/"}) as house:
         answer = await house.http.post("/generate/image", json={"image_description": {"description": "x"}})
