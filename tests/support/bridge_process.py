@@ -272,6 +272,7 @@ async def house(
                 await eye.payload(f"backend/127-0-0-1-{comfy.port}/state", "online")
             yield House(made, comfy, eye, frames)
             if check:
+                await eye.settled()
                 eye.check_prompts()
 
 

@@ -132,6 +132,13 @@ class Eye:
     def prompt_ids(self) -> list[str]:
         return list(dict.fromkeys(one.topic.split("/")[1] for one in self.below("prompt/")))
 
+    async def settled(self) -> None:
+        """Wait until each prompt whose result was seen has its final status; another client may have seen it before."""
+        results = [topic for topic in (f"prompt/{one}/result" for one in self.prompt_ids()) if self.of(topic)]
+        await self.until(
+            lambda: all(self.finals(topic.split("/")[1]) for topic in results), what="the final status after a result"
+        )
+
     def check_prompts(self) -> None:
         """Hold every prompt that was seen to the order that DESIGN section 5 gives."""
         for prompt_id in self.prompt_ids():
