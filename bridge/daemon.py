@@ -65,7 +65,7 @@ async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]]
             http = _http_face(settings, core, hub)
             await stack.enter_async_context(http.listening())
             if settings.http.port:
-                runner.output_url = http.output_url
+                runner.driver.output_url = http.output_url
         process = _comfyui_process(settings, runner)
         _warm_up(settings, core, runner)
         async with asyncio.TaskGroup() as group:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
 
 from bridge.core import Core
-from bridge.errors import BridgeError
 from bridge.http.addresses import Addresses
 from bridge.http.feeds import Feeds
 from bridge.http.metrics import Metrics
 from bridge.http.relay import Relay
 from bridge.http.waiting import Ends, Kept
 from bridge.settings import Settings
-
-logger = logging.getLogger(__name__)
+from bridge.tasks import Tasks
 
 KEEP_ALIVE = 15.0
 _KEPT_BYTES = 32_000_000
@@ -43,30 +40,8 @@ class Context:
     """Set when the face stops: nobody is to be kept waiting."""
     stages: Counter[str] = field(default_factory=Counter)
     """How many of the wrapper's requests are in `preprocess` and `postprocess`."""
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    """What goes on behind the answers."""
-
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Have something go on behind an answer, until the face stops."""
-
-        async def safely() -> None:
-            try:
-                await work
-            except BridgeError as error:
-                logger.warning("%s: %s", name, error.message)
-            except Exception:
-                logger.exception("%s failed inside the bridge", name)
-
-        task = asyncio.get_running_loop().create_task(safely(), name=name)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return task
-
-    async def end_tasks(self) -> None:
-        """End what goes on behind the answers."""
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+    tasks: Tasks = field(default_factory=Tasks)
+    """What goes on behind the answers, until the face stops."""
 
 
 def made(settings: Settings, core: Core, *, keep_alive: float = KEEP_ALIVE) -> Context:

@@ -224,7 +224,7 @@ def router(context: Context) -> APIRouter:
         async def end() -> None:
             await context.core.interrupt(requests.Interrupt())
 
-        context.spawn(end(), "interrupt")
+        context.tasks.spawn(end(), "interrupt")
         return _said("Interrupt request received, processing...")
 
     @routes.post("/generate/image", responses=wrong, openapi_extra=_body(image_description="object"))

@@ -109,7 +109,7 @@ class HttpFace:
             for task in late:
                 task.cancel()
             failures = await asyncio.gather(*tasks, return_exceptions=True)
-            await context.end_tasks()
+            await context.tasks.close()
         raise next((one for one in failures if isinstance(one, Exception)), RuntimeError("a server ended by itself"))
 
     async def _bound(self, port: int) -> list[socket.socket]:

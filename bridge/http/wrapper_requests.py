@@ -115,7 +115,7 @@ class Wrapper:
             asked.id = asked.job_id
             self._remember(asked)
         if asked.bucket is not None or asked.hook is not None:
-            self._context.spawn(self._follow(asked), f"request {asked.id}")
+            self._context.tasks.spawn(self._follow(asked), f"request {asked.id}")
         else:
             asked.over.set_result(None)
         return asked

@@ -43,7 +43,7 @@ class Active:
 
     job: Job
     payload: Payload
-    life: Lifecycle
+    life: Lifecycle = field(init=False)
     done: asyncio.Event = field(default_factory=asyncio.Event)
     verdict: Verdict | None = None
     fetches: list[asyncio.Task[tuple[Output, bytes | None]]] = field(default_factory=list)
@@ -61,11 +61,19 @@ class Active:
     last_sign: float = 0.0
     """When ComfyUI last said something about it (loop time)."""
 
+    def __post_init__(self) -> None:
+        self.life = Lifecycle(self.job.id, self.payload.graph, outputs=self.payload.output_nodes)
+
     def decide(self, verdict: Verdict) -> None:
         """End the waiting for this submission."""
         if self.verdict is None:
             self.verdict = verdict
             self.done.set()
+
+    def drop_fetches(self) -> None:
+        """End the fetching of outputs that nobody will ask for."""
+        for fetch in self.fetches:
+            fetch.cancel()
 
 
 class Backend:

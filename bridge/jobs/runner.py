@@ -1,4 +1,4 @@
-"""Drives jobs: from the queue to a backend, through ComfyUI, to a result. Exactly one final status each.
+"""Runs jobs: from the queue to a backend, through ComfyUI, to a result. Exactly one final status each.
 
 The websocket tells what happens at once; `bridge.jobs.reconciler` asks the queue and the history whenever the
 socket cannot be trusted. A job is written before it is accepted, before it is submitted and when it has ended, so
@@ -11,22 +11,22 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bridge import errors, events
 from bridge.jobs import documents
-from bridge.jobs.backend import Active, Backend, Verdict
-from bridge.jobs.lifecycle import Change, End, Lifecycle
-from bridge.jobs.model import Job, Output, Payload, Status
+from bridge.jobs.backend import Active, Backend
+from bridge.jobs.driver import Driver
+from bridge.jobs.model import Job, Payload, Status
 from bridge.jobs.pool import Pool
 from bridge.jobs.reconciler import Reconciler
-from bridge.jobs.reporter import Reporter, answer_of
+from bridge.jobs.reporter import Reporter
 from bridge.jobs.store import Store
 from bridge.jobs.submission import Again, Submitter, reserve
 from bridge.jobs.waiting import Waiting
 from bridge.settings import Settings
+from bridge.tasks import Tasks, log_failure
 from bridge.workflow.needs import catalogue
 
 logger = logging.getLogger(__name__)
@@ -57,19 +57,19 @@ class Runner:
         self._store = store
         self._hub = hub
         self._clock = clock
-        self._submitter = Submitter(store, clock=clock)
         self._waiting = Waiting()
         self._payloads: dict[str, Payload] = {}
         self._report = Reporter(store, hub, clock=clock, max_output=settings.media.max_output)
+        self.driver = Driver(Submitter(store, clock=clock), self._report, attempts=settings.jobs.attempts, clock=clock)
         self._wake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._running: dict[str, Active] = {}
         """Every job that a backend holds or whose outputs are being fetched."""
         backends = [
             Backend(
                 url,
                 hub=hub,
-                on_change=self._on_change,
+                on_change=self.driver.changed,
                 on_state=self._on_state,
                 previews=settings.comfyui.previews,
             )
@@ -78,8 +78,6 @@ class Runner:
         self.pool = Pool(backends, depth=settings.comfyui.depth)
         self.on_object_info: Callable[[Mapping[str, Any]], None] = lambda _: None
         """Told what nodes and models a backend has, whenever one comes online."""
-        self.output_url: Callable[[str, int], str] | None = None
-        """Where a job's output n can be had; None: at ComfyUI itself."""
 
     # Life
 
@@ -102,14 +100,14 @@ class Runner:
 
     async def _abandon(self) -> None:
         # The jobs stay in ComfyUI and in the store: the next start finds them there.
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
+        for active in self._running.values():
+            active.drop_fetches()
         await self._report.write_again()
 
     async def _recover(self) -> None:
         for job in await self._store.unpublished():
-            self._spawn(self._report.publish_again(job, self.pool.named(job.backend)), f"publish {job.id}")
+            self._tasks.spawn(self._report.publish_again(job, self.pool.named(job.backend)), f"publish {job.id}")
         for job in await self._store.finished(_REMEMBERED_RUNS):
             if job.status is Status.COMPLETED:
                 self._waiting.ran(job.workflow, job.durations.get(Status.RUNNING, 0.0))
@@ -129,19 +127,11 @@ class Runner:
             # ComfyUI sends a prompt's events to the client that submitted it: be that client again.
             if job.client_id is not None:
                 backend.socket.resume(job.client_id)
-            active = Active(
-                job,
-                payload,
-                Lifecycle(job.id, payload.graph, outputs=payload.output_nodes),
-                submitted=True,
-                ambiguous=True,
-            )
-            active.epoch, active.missed = backend.epoch, True
+            active = Active(job, payload, submitted=True, ambiguous=True, epoch=backend.epoch, missed=True)
             self._report.begin(job)
             self._hold(backend, active)
-            self._spawn(self._drive(backend, active), f"job {job.id}")
             if job.interrupting:
-                self._spawn(Reconciler.stop(backend, active), f"stop {job.id}")
+                self._tasks.spawn(Reconciler.stop(backend, active), f"stop {job.id}")
 
     # Commands
 
@@ -182,10 +172,7 @@ class Runner:
     def _start(self, backend: Backend, job: Job, payload: Payload) -> None:
         self._report.begin(job)
         self._report.status(job, position=1)
-        life = Lifecycle(job.id, payload.graph, outputs=payload.output_nodes)
-        active = Active(job, payload, life, reserved=True)
-        self._hold(backend, active)
-        self._spawn(self._drive(backend, active), f"job {job.id}")
+        self._hold(backend, Active(job, payload, reserved=True))
 
     async def interrupt(self, job_id: str) -> None:
         """End a job; that it is to end is written when this returns. Raises UnknownPrompt, AlreadyOver."""
@@ -305,86 +292,34 @@ class Runner:
                 continue
             self._waiting.remove(job.id)
             self._payloads.pop(job.id, None)
-            active = Active(job, payload, Lifecycle(job.id, payload.graph, outputs=payload.output_nodes))
-            self._hold(backend, active)
-            self._spawn(self._drive(backend, active), f"job {job.id}")
+            self._hold(backend, Active(job, payload))
             return True
         return False
 
     def _hold(self, backend: Backend, active: Active) -> None:
         self._running[active.job.id] = active
         backend.take(active)
+        self._tasks.spawn(self._drive(backend, active), f"job {active.job.id}")
 
     # One job
 
     async def _drive(self, backend: Backend, active: Active) -> None:
         job = active.job
         try:
-            end, error = await self._attempt(backend, active)
+            end, error = await self.driver.attempt(backend, active)
         except Again as again:
-            self._let_go(backend, active)
+            backend.release(active)
+            self._running.pop(job.id, None)
+            active.drop_fetches()
             self._retry(backend, job, again)
             return
-        except errors.StoreError as failure:
-            # Nothing is submitted that could not be written before; a full disk passes.
-            job.attempts = max(0, job.attempts - 1)
-            self._let_go(backend, active)
-            self._retry(backend, job, Again(failure, counts=False))
-            return
-        except errors.BridgeError as reason:
-            end, error = (Status.INTERRUPTED, None) if job.interrupting else (Status.FAILED, reason)
-        except Exception:
-            logger.exception("the job %s failed inside the bridge", job.id)
-            end, error = Status.FAILED, errors.Internal("the bridge failed on this job; its log holds more")
-        else:
-            backend.failures = 0
         backend.release(active)
         self._wake.set()
-        try:
-            await self._finish(backend, active, end, error)
-        except Exception:
-            logger.exception("the outputs of the job %s failed inside the bridge", job.id)
-            defect = errors.Internal("the bridge failed on the outputs of this job; its log holds more")
-            await self._report.end(job, Status.FAILED, defect.to_json())
-            self._running.pop(job.id, None)
-
-    async def _attempt(self, backend: Backend, active: Active) -> tuple[Status, errors.BridgeError | None]:
-        """Run a job once; return how it ended. Raises Again, or the error that ends it."""
-        job = active.job
-        if not active.submitted:
-            self._report.set_status(active, Status.PREPARING)
-            await self._submitter.submit(backend, active)
-        await active.done.wait()
-        match active.verdict:
-            case Verdict.DELETED:
-                if job.interrupting:
-                    return Status.INTERRUPTED, None
-                raise errors.DeletedElsewhere("the prompt was deleted from ComfyUI's queue, not by this bridge")
-            case Verdict.LOST if job.interrupting:
-                return Status.INTERRUPTED, None
-            case Verdict.LOST:
-                lost = errors.Lost("ComfyUI no longer knows the prompt: it was restarted, or its history cleared")
-                raise Again(lost, counts=active.life.started)
-            case Verdict.STUCK:
-                stuck = errors.Stuck(f"ComfyUI at {backend.name} holds the prompt and does nothing")
-                raise Again(stuck, counts=active.life.started, backend_failed=True)
-            case _:
-                return self._ended(active)
-
-    def _ended(self, active: Active) -> tuple[Status, errors.BridgeError | None]:
-        job, life = active.job, active.life
-        match life.end:
-            case End.SUCCESS:
-                return Status.COMPLETED, life.error
-            case End.INTERRUPTED if job.interrupting:
-                return Status.INTERRUPTED, None
-            case End.INTERRUPTED:
-                return Status.INTERRUPTED, errors.DeletedElsewhere("the prompt was interrupted in ComfyUI, not by us")
-            case _:
-                error = life.error or errors.ExecutionError("ComfyUI reports a failure without a reason")
-                if isinstance(error, errors.OutOfMemory) and job.failures + 1 < min(2, self._settings.jobs.attempts):
-                    raise Again(error, counts=True)
-                return Status.FAILED, error
+        await self.driver.finish(backend, active, end, error)
+        self._running.pop(job.id, None)
+        if job.status is Status.COMPLETED and job.started_at is not None:
+            self._waiting.ran(job.workflow, job.durations.get(Status.RUNNING, 0.0))
+        self._wake.set()
 
     def _retry(self, backend: Backend, job: Job, again: Again) -> None:
         """Put a job back into the queue, or end it if it had its attempts."""
@@ -402,7 +337,7 @@ class Runner:
         pause = _REST if rests else min(_REST, _RETRY_PAUSE * 4**job.failures)
         backend.rested_until = asyncio.get_running_loop().time() + pause
         job.error = again.reason.to_json()
-        self._save(job)
+        self._store.save(job).add_done_callback(log_failure)
         self._enqueue(job, again=True)
         self._hub.publish(events.QueueChanged())
 
@@ -413,7 +348,7 @@ class Runner:
         job.interrupting = True
         backend = self.pool.holding(job.id)
         if backend is not None:
-            self._spawn(Reconciler.stop(backend, active), f"stop {job.id}")
+            self._tasks.spawn(Reconciler.stop(backend, active), f"stop {job.id}")
         try:
             await self._store.save(job)
         except errors.StoreError as error:
@@ -422,7 +357,7 @@ class Runner:
     def _on_state(self, backend: Backend) -> None:
         self._wake.set()
         if backend.online:
-            self._spawn(self._learn(backend), f"object_info {backend.name}")
+            self._tasks.spawn(self._learn(backend), f"object_info {backend.name}")
 
     async def _learn(self, backend: Backend) -> None:
         try:
@@ -434,73 +369,14 @@ class Runner:
         self.on_object_info(object_info)
         self._wake.set()
 
-    # Changes, outputs, ends
-
-    def _on_change(self, backend: Backend, active: Active, change: Change) -> None:
-        job, life = active.job, active.life
-        if Change.STARTED in change and job.status in {Status.QUEUED, Status.PREPARING}:
-            job.started_at = self._clock()
-            self._report.set_status(active, Status.RUNNING)
-        if change & (Change.NODE | Change.PROGRESS):
-            self._report.progress(active)
-        while len(active.fetches) < len(life.found):
-            n = len(active.fetches)
-            fetch = self._report.fetch(backend, life.found[n], n)
-            active.fetches.append(asyncio.get_running_loop().create_task(fetch, name=f"output {job.id}/{n}"))
-
-    async def _finish(self, backend: Backend, active: Active, end: Status, error: errors.BridgeError | None) -> None:
-        job, life = active.job, active.life
-        if active.submitted and life.started:
-            self._report.set_status(active, Status.FINISHING)
-        made: list[Output] = []
-        job.answer = answer_of(life.found, active.payload.answer_node)
-        for fetch in active.fetches:
-            output, data = await fetch
-            if self.output_url is not None:
-                output = replace(output, url=self.output_url(job.id, output.n))
-            made.append(output)
-            if data is not None:
-                self._report.publish_output(job, output, data)
-        job.outputs, job.text = tuple(made), tuple(life.texts)
-        job.backend = backend.name
-        if end is Status.COMPLETED and job.started_at is not None:
-            self._waiting.ran(job.workflow, job.durations.get(Status.RUNNING, 0.0))
-        reason = documents.interrupted() if end is Status.INTERRUPTED and error is None else None
-        await self._report.end(job, end, error.to_json() if error is not None else reason)
-        self._running.pop(job.id, None)
-        self._wake.set()
-
     def _finish_waiting(self, job: Job, end: Status, error: Any) -> None:
-        self._spawn(self._end_waiting(job, end, error), f"end {job.id}")
+        self._tasks.spawn(self._end_waiting(job, end, error), f"end {job.id}")
 
     async def _end_waiting(self, job: Job, end: Status, error: Any) -> None:
         self._payloads.pop(job.id, None)
         await self._report.end(job, end, error)
 
-    # Small change
-
-    def _let_go(self, backend: Backend, active: Active) -> None:
-        backend.release(active)
-        self._running.pop(active.job.id, None)
-        for fetch in active.fetches:
-            fetch.cancel()
-
-    def _save(self, job: Job) -> None:
-        future = self._store.save(job)
-        future.add_done_callback(_log_failure)
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
 
 def _at_work(job: Job) -> bool:
     """Tell whether a job that a backend holds can still be ended."""
     return job.status is not Status.FINISHING and not job.status.final
-
-
-def _log_failure(future: asyncio.Future[None]) -> None:
-    error = None if future.cancelled() else future.exception()
-    if error is not None:
-        logger.error("%s", error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from bridge.mqtt.message import Message
 from bridge.mqtt.outbox import Policy
 from bridge.mqtt.topics import VERBS, Command, Topics
 from bridge.mqtt.writer import MqttWriter
+from bridge.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Commands:
         self._topics = topics
         self._publish = publish
         self._prompt_writer = prompt_writer
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._cleared: set[str] = set()
 
     def handle(self, message: Message, *, sees_own: bool) -> None:
@@ -56,15 +56,11 @@ class Commands:
             if not message.payload:  # somebody cleared a retained command
                 return
             self._clear(message.topic, sees_own=sees_own)
-        task = asyncio.get_running_loop().create_task(self._answer(command, message), name=f"command {command.name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(self._answer(command, message), f"command {command.name}")
 
     async def close(self) -> None:
         """End the commands that are still at work."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     def _clear(self, topic: str, *, sees_own: bool) -> None:
         logger.warning("the command on %s was retained: refused and cleared", topic)

@@ -16,6 +16,7 @@ from bridge.mqtt.message import Message
 from bridge.mqtt.publisher import Publisher
 from bridge.mqtt.topics import Topics
 from bridge.settings import HomeAssistantSettings
+from bridge.tasks import log_failure
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class HomeAssistant:
         announced = {topic: one for topic, one in self._announced.items() if self.keeps(topic)} | announced
         if announced != self._announced:
             self._announced = announced
-            self._store.set_fact(_FACT, announced).add_done_callback(_log_failure)
+            self._store.set_fact(_FACT, announced).add_done_callback(log_failure)
 
     def _documents(self) -> dict[str, Mapping[str, Any]]:
         """Return the documents by their topics; the bridge's first, since the others refer to it."""
@@ -137,9 +138,3 @@ class HomeAssistant:
             do()
 
         self._timers[name] = asyncio.get_running_loop().call_later(seconds, due)
-
-
-def _log_failure(future: asyncio.Future[None]) -> None:
-    error = None if future.cancelled() else future.exception()
-    if error is not None:
-        logger.error("%s", error)

@@ -17,6 +17,7 @@ from bridge.mqtt.outbox import Policy
 from bridge.mqtt.throttle import Throttle
 from bridge.mqtt.topics import Topics
 from bridge.settings import MqttSettings
+from bridge.tasks import log_failure
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +227,7 @@ class Publisher:
         if not future.cancelled() and future.exception() is None:
             self._unnoted.discard(job_id)
         else:
-            _log_failure(future)
+            log_failure(future)
 
     def _on_output(self, event: events.JobOutput) -> None:
         document, data = event.document, event.data
@@ -341,7 +342,7 @@ class Publisher:
         self._retained[topic] = message
         if topic not in self._known:
             self._known.add(topic)
-            self._store.change_retained(added=[topic]).add_done_callback(_log_failure)
+            self._store.change_retained(added=[topic]).add_done_callback(log_failure)
         self._send(message, policy=Policy.KEEP, key=topic)
 
     def _clear_stale(self) -> None:
@@ -367,14 +368,8 @@ class Publisher:
             self._retained.pop(topic, None)
             self._known.discard(topic)
             self._send(Message(topic, b"", qos=1, retain=True), policy=Policy.KEEP, key=topic)
-        self._store.change_retained(removed=stale).add_done_callback(_log_failure)
+        self._store.change_retained(removed=stale).add_done_callback(log_failure)
 
 
 def _json(topic: str, payload: bytes, *, qos: int = 0) -> Message:
     return Message(topic, payload, qos=qos, content_type=payloads.JSON, text=True)
-
-
-def _log_failure(future: asyncio.Future[None]) -> None:
-    error = None if future.cancelled() else future.exception()
-    if error is not None:
-        logger.error("%s", error)

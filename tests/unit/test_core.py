@@ -129,8 +129,8 @@ async def opened(folder: Path, clock: Clock, **sections: Any) -> AsyncIterator[B
                 await stack.enter_async_context(backend.client)
             stack.enter_context(hub.subscribed(bench.happened.append))
             yield bench
-        while runner._tasks:
-            await asyncio.gather(*runner._tasks)
+        while runner._tasks.running:
+            await asyncio.gather(*runner._tasks.running)
 
 
 @pytest.fixture
@@ -531,7 +531,7 @@ async def test_an_interrupt_while_a_queue_waits_for_its_image_means_it_too(bench
         slow.go.set()
         answer = await queued
         document = bench.core.job(requests.parse(requests.JobRequest, {"id": answer["prompt_ids"][0]}))
-        await until(lambda: not bench.runner._tasks)
+        await until(lambda: not bench.runner._tasks.running)
         assert (await document)["status"] == "interrupted"
         assert await bench.jobs() == []
 

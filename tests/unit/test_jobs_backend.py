@@ -10,7 +10,7 @@ import pytest
 from bridge import events
 from bridge.comfyui import protocol
 from bridge.jobs.backend import Active, Backend, Verdict
-from bridge.jobs.lifecycle import Change, Lifecycle
+from bridge.jobs.lifecycle import Change
 from bridge.jobs.model import Job, Payload
 from tests.support.replay import posts
 from tests.unit.recordings import load
@@ -38,7 +38,7 @@ class Side:
     def take(self, name: str, graph: Any = None) -> Active:
         job = Job(name, "fox", {}, 0.0)
         used = graph or GRAPH
-        active = Active(job, Payload(used), Lifecycle(name, used), submitted=True)
+        active = Active(job, Payload(used), submitted=True)
         self.backend.take(active)
         return active
 

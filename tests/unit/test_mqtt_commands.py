@@ -74,7 +74,7 @@ class Side:
         data = payload.encode() if isinstance(payload, str) else payload
         self.sent.clear()
         self.commands.handle(Message(f"c/{topic}", data, **more), sees_own=sees_own)
-        await until(lambda: not self.commands._tasks)
+        await until(lambda: not self.commands._tasks.running)
         answers = [one for one in self.sent if one.topic.startswith("c/response/")]
         assert len(answers) == 1
         self.answer = answers[0]
@@ -257,7 +257,7 @@ async def test_a_cleared_command_is_no_command(side: Side, sees_own: bool) -> No
 async def test_on_3_1_1_our_own_clearing_does_not_start_a_job(side: Side) -> None:
     await side.send("queue", "PRESS", retain=True, sees_own=True)
     side.commands.handle(Message("c/queue", b""), sees_own=True)
-    await until(lambda: not side.commands._tasks)
+    await until(lambda: not side.commands._tasks.running)
     assert side.core.calls == []
     await side.send("queue", b"", sees_own=True)
     assert [name for name, _, _ in side.core.calls] == ["queue"]
