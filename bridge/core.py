@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bridge import __version__, errors, events, requests
+from bridge import errors, events, requests
 from bridge.batches import Batches
 from bridge.chains import Chains
 from bridge.comfyui.shapes import HistoryEntry
+from bridge.health import Health
 from bridge.jobs.lookup import Lookup
 from bridge.jobs.model import ImageValue, Output, Payload, iso
 from bridge.jobs.reporter import Reporter
@@ -39,7 +40,6 @@ from bridge.workflow.workflow import Workflow
 
 logger = logging.getLogger(__name__)
 
-_STORE_PATIENCE = 2.0
 _FREEING = 1.0
 """Seconds that ComfyUI has to unload its models before a prompt writer loads its own."""
 QUEUE_SHOWN = 100
@@ -85,11 +85,11 @@ class Core:
         self._chains = self._orders.chains = Chains(store, hub, report, self._orders, clock=clock)
         self.prompts = Prompts(settings, store, hub, self)
         """Ideas that become prompts."""
-        self._started_at = clock()
         self.transactions = Transactions(store, clock=clock)
-        self.health_parts: dict[str, Callable[[], Mapping[str, Any]]] = {}
+        self._health = Health(settings, store, runner, clock=clock)
+        self.health_parts = self._health.parts
         """What else `health` shows, by name: a part of the bridge adds itself."""
-        self.addresses: dict[str, str] = {}
+        self.addresses = self._health.addresses
         """Where the faces listen, by their names."""
 
     async def start(self) -> None:
@@ -344,17 +344,7 @@ class Core:
 
     async def free_for_writer(self) -> None:
         """Have every ComfyUI leave its memory to a prompt writer, and give it a moment to do so."""
-        before = await self._free_memory()
-        await self.free(requests.Free())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_FREEING):
-                while await self._free_memory() <= before:  # noqa: ASYNC110  ComfyUI has no event for it
-                    await asyncio.sleep(_FREEING / 10)
-
-    async def _free_memory(self) -> int:
-        """Return how many bytes of the devices of all backends are free."""
-        devices = [one for backend in (await self._runner.pool.health()).values() for one in backend.get("devices", ())]
-        return sum(one["vram_free"] for one in devices if isinstance(one["vram_free"], int))
+        await self._runner.pool.make_room(_FREEING)
 
     # The bridge itself
 
@@ -381,38 +371,15 @@ class Core:
 
     def online(self) -> bool:
         """Tell whether some backend is there."""
-        return any(backend.online for backend in self._runner.pool.backends)
+        return self._runner.pool.online > 0
 
     async def not_ready(self) -> list[dict[str, Any]]:
         """Return why a new job could not be taken, or not be run, just now: errors, none if all is well."""
-        reasons: list[errors.BridgeError] = []
-        try:
-            async with asyncio.timeout(_STORE_PATIENCE):
-                await self._store.fact("loaded")
-        except (errors.BridgeError, TimeoutError) as error:
-            reasons.append(errors.StoreError(f"the store does not answer: {str(error) or 'it takes too long'}"))
-        if not self.online():
-            reasons.append(errors.BackendOffline("no ComfyUI server answers"))
-        waiting, limit = self._runner.queue_document(0)["waiting_count"], self._settings.jobs.max_waiting
-        if waiting >= limit:
-            reasons.append(errors.QueueFull(f"{waiting} jobs wait and {limit} may (jobs.max_waiting)"))
-        mqtt = self.health_parts["mqtt"]() if "mqtt" in self.health_parts else {"connected": True}
-        if not mqtt["connected"]:
-            reasons.append(errors.BackendOffline("the MQTT broker does not answer"))
-        return [reason.to_json() for reason in reasons]
+        return await self._health.not_ready()
 
     def backends(self) -> list[dict[str, Any]]:
         """Return what is known of each backend without asking it; counts are since the start."""
-        return [
-            {
-                "name": backend.name,
-                "online": backend.online,
-                "jobs": len(backend.active),
-                "frames": backend.frames,
-                "connects": backend.connects,
-            }
-            for backend in self._runner.pool.backends
-        ]
+        return self._runner.pool.counts()
 
     def backend_names(self) -> list[str]:
         """Return the names of the backends as topics have them."""
@@ -420,15 +387,7 @@ class Core:
 
     async def health(self) -> dict[str, Any]:
         """Return `bridge/health`: of the process, its parts and each backend with its memory."""
-        return {
-            "status": "ok" if self.online() else "degraded",
-            "version": __version__,
-            "time": iso(self._clock()),
-            "uptime": round(self._clock() - self._started_at, 1),
-            "backends": await self._runner.pool.health(),
-            "queue": {key: value for key, value in self._runner.queue_document(0).items() if isinstance(value, int)},
-            **{name: dict(part()) for name, part in self.health_parts.items()},
-        }
+        return await self._health.document()
 
     async def free(self, request: requests.Free) -> dict[str, Any]:
         """Free the memory of every backend that answers."""
@@ -437,18 +396,7 @@ class Core:
 
     def info(self) -> dict[str, Any]:
         """Return `bridge/info`: what this bridge is and where it listens; no secrets."""
-        return {
-            "version": __version__,
-            "base_topic": self._settings.mqtt.base_topic,
-            "started_at": iso(self._started_at),
-            "addresses": dict(self.addresses),
-            "backends": {backend.name: backend.client.url for backend in self._runner.pool.backends},
-            "limits": {
-                "max_input": self._settings.media.max_input,
-                "max_waiting": self._settings.jobs.max_waiting,
-                "max_batch": self._settings.jobs.max_batch,
-            },
-        }
+        return self._health.info()
 
     async def log_level(self, request: requests.LogLevel) -> dict[str, Any]:
         """Change what is logged, until the next start."""

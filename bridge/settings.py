@@ -1,25 +1,22 @@
 """Every setting, once: defaults, then `config.toml`, then environment `BRIDGE_<SECTION>__<KEY>`, then the command line.
 
-`load()` is the one way in. It turns what pydantic says of a wrong file into one `SettingsError` with a line for each
-wrong key; an unknown key is answered with the nearest right one.
+`load()` is the one way in.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bridge.errors import SettingsError
+from bridge.settings_sources import merge, read_environment, read_file, sentence
 
 MEGABYTE = 1_000_000
 
@@ -347,98 +344,10 @@ def load(
     config: a TOML file that must exist; None: `config.toml` in the working directory, if there.
     Raises SettingsError with a line for each wrong key.
     """
-    merged = _read_file(config)
-    _merge(merged, _read_environment(os.environ if environ is None else environ))
-    _merge(merged, overrides or {})
+    merged = read_file(config)
+    merge(merged, read_environment(Settings, os.environ if environ is None else environ))
+    merge(merged, overrides or {})
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        raise SettingsError("\n".join(_sentence(one) for one in error.errors())) from None
-
-
-def _read_file(config: Path | None) -> dict[str, Any]:
-    path = config or Path("config.toml")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        if config is None:
-            return {}
-        raise SettingsError(f"the settings file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"the settings file {path} cannot be read: {error}") from None
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"the settings file {path} is not TOML: {error}") from None
-
-
-class _Environment(EnvSettingsSource):
-    """pydantic-settings' reading of the environment, from a given mapping."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        super().__init__(Settings)
-
-    def _load_env_vars(self) -> Mapping[str, str]:
-        return {key.lower(): value for key, value in self._environ.items()}
-
-
-def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    # pydantic-settings ignores a variable whose section or key it does not know: a typing error would go unseen.
-    unknown = []
-    for name in environ:
-        if not name.upper().startswith("BRIDGE_"):
-            continue
-        section, _, key = name[len("BRIDGE_") :].lower().partition("__")
-        if section not in Settings.model_fields:
-            near = _nearest(section, Settings.model_fields)
-            unknown.append(f"{name}: there is no section {section!r}{near}; the form is BRIDGE_<SECTION>__<KEY>")
-        elif not key:
-            unknown.append(f"{name}: the form is BRIDGE_{section.upper()}__<KEY>")
-    if unknown:
-        raise SettingsError("\n".join(unknown))
-    return dict(_Environment(environ)())
-
-
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
-        else:
-            base[key] = dict(value) if isinstance(value, Mapping) else value
-
-
-def _sentence(error: ErrorDetails) -> str:
-    path = [str(part) for part in error["loc"]]
-    where = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        return f"{where}: there is no such setting{_nearest(path[-1], _keys_beside(path))}"
-    message = error["msg"].removeprefix("Value error, ")
-    # A whole table may hold a password, and so may an address.
-    is_table = isinstance(error["input"], (list, tuple, dict))
-    if is_table or any(word in part for part in path for word in ("password", "token", "secret", "api_key")):
-        return f"{where}: {message}"
-    shown = re.sub(r"//[^/\s]*@", "//…@", repr(error["input"]))
-    return f"{where}: {message} (it is {shown})"
-
-
-def _keys_beside(path: Sequence[str]) -> Iterable[str]:
-    fields = Settings.model_fields
-    table: type[BaseModel] | None = None
-    for part in path[:-1]:
-        if table is not None:  # the name of an entry, chosen by the user
-            fields, table = table.model_fields, None
-            continue
-        annotation = fields[part].annotation if part in fields else None
-        if get_origin(annotation) is dict:
-            table = get_args(annotation)[1]
-            continue
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return ()
-        fields = annotation.model_fields
-    return fields
-
-
-def _nearest(word: str, words: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word.lower(), list(words), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+        raise SettingsError("\n".join(sentence(Settings, one) for one in error.errors())) from None

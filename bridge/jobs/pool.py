@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from bridge.comfyui.shapes import FileRef
@@ -103,6 +104,33 @@ class Pool:
             except _AWAY:
                 continue
         return done
+
+    async def make_room(self, patience: float) -> None:
+        """Have every backend unload its models, and wait until the memory is free, at most `patience` seconds."""
+        before = await self._free_memory()
+        await self.free_memory(unload_models=True, free_memory=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while await self._free_memory() <= before:  # noqa: ASYNC110  ComfyUI has no event for it
+                    await asyncio.sleep(patience / 10)
+
+    async def _free_memory(self) -> int:
+        """Return how many bytes of the devices of all backends are free."""
+        devices = [one for backend in (await self.health()).values() for one in backend.get("devices", ())]
+        return sum(one["vram_free"] for one in devices if isinstance(one["vram_free"], int))
+
+    def counts(self) -> list[dict[str, Any]]:
+        """Return what is known of each backend without asking it; frames and connects are since the start."""
+        return [
+            {
+                "name": backend.name,
+                "online": backend.online,
+                "jobs": len(backend.active),
+                "frames": backend.frames,
+                "connects": backend.connects,
+            }
+            for backend in self.backends
+        ]
 
     async def health(self) -> dict[str, Any]:
         """Return each backend's state, version and the memory of its devices (bytes), by its name."""

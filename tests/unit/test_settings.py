@@ -46,6 +46,11 @@ def test_defaults_are_those_of_the_design() -> None:
     assert settings.security.allowed_hosts == ()
 
 
+def test_a_file_saved_by_an_editor_of_windows(folder: Path) -> None:
+    (folder / "config.toml").write_bytes(b"\xef\xbb\xbf[jobs]\r\nattempts = 5\r\n")
+    assert load(environ={}).jobs.attempts == 5
+
+
 def test_later_wins(folder: Path) -> None:
     write(folder, '[mqtt]\nbase_topic = "file"\nusername = "file"\nembedded_port = 1\n[jobs]\nattempts = 5\n')
     settings = load(
