@@ -11,12 +11,13 @@ from typing import Any
 
 from bridge.errors import BadValue, BridgeError, FileMissing, UnknownWorkflow
 from bridge.jobs.chains import Chain, read_chain
+from bridge.jobs.model import CHAIN
 from bridge.library import Problem
 from bridge.workflow.graph import Target, slug
 from bridge.workflow.parameters import Parameter
+from bridge.workflow.values import is_seed
 from bridge.workflow.workflow import Workflow, title_of
 
-KIND = "chain"
 _MAX_FILE = 1_000_000
 
 
@@ -28,7 +29,7 @@ class ChainWorkflow(Workflow):
 
 
 def as_workflow(name: str, path: str, chain: Chain, get: Callable[[str], Workflow]) -> ChainWorkflow:
-    """Make a workflow of a chain. Raises BadValue, UnknownWorkflow naming the step."""
+    """Make a workflow of a chain. Raises what is wrong with a step (UnknownWorkflow, UnknownParameter, …) naming it."""
     graph: dict[str, dict[str, Any]] = {}
     shown: dict[str, Parameter] = {}
     last: Workflow | None = None
@@ -37,6 +38,11 @@ def as_workflow(name: str, path: str, chain: Chain, get: Callable[[str], Workflo
             workflow = last = get(step.workflow)
         except UnknownWorkflow as error:
             raise UnknownWorkflow(f"{path}: step {step.name!r}: {error.message}") from None
+        try:
+            for key in (*step.values, *step.references):
+                workflow.resolve(key)
+        except BridgeError as error:
+            raise type(error)(f"{path}: step {step.name!r}: values.{key}: {error.message}") from None
         inputs: dict[str, Any] = {}
         for parameter in workflow.parameters:
             if parameter.name in step.references or not parameter.targets:
@@ -57,7 +63,7 @@ def as_workflow(name: str, path: str, chain: Chain, get: Callable[[str], Workflo
         graph=graph,
         parameters=tuple(shown.values()),
         outputs=last.outputs if last is not None else (),
-        kind=KIND,
+        kind=CHAIN,
         description=chain.description,
         chain=chain,
     )
@@ -77,6 +83,11 @@ def _chosen(
             )
         title = found.title if found.name == key else name
         chosen[name] = dataclasses.replace(found, name=name, title=title)
+    settable = {target for parameter in chosen.values() for target in parameter.targets}
+    for parameter in parameters:
+        # The other seeds are drawn and counted too, and the result says what they were.
+        if is_seed(parameter) and parameter.name not in chosen and not settable & set(parameter.targets):
+            chosen[parameter.name] = dataclasses.replace(parameter, hidden=True)
     return chosen
 
 

@@ -7,23 +7,25 @@ import dataclasses
 import json
 import logging
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bridge import events
-from bridge.chain_library import KIND
 from bridge.errors import (
+    BackendOffline,
     BridgeError,
     ExecutionError,
+    Expired,
     FileMissing,
     Internal,
-    JobError,
+    StepError,
     StoreError,
+    TimedOut,
 )
 from bridge.jobs import documents
 from bridge.jobs.chains import SKIPPED, Chain, Part, Reference, Step, applies, read_chain
-from bridge.jobs.model import ImageValue, Job, Output, Status
+from bridge.jobs.model import CHAIN, ImageValue, Job, Output, Status
 from bridge.jobs.reporter import Reporter
 from bridge.jobs.store import Store
 from bridge.media import kinds
@@ -31,6 +33,9 @@ from bridge.workflow.graph import Target
 
 logger = logging.getLogger(__name__)
 
+_PAUSE = 1.0
+_PATIENCE = 600.0
+"""Seconds that a step is waited for which cannot be handed on: the backend that has its picture is away, say."""
 
 Values = Mapping[Target, Any]
 
@@ -39,7 +44,7 @@ class Parts(Protocol):
     """What the driver needs of the core: to run a part, end it, look at it and fetch what it made."""
 
     async def run_part(
-        self, workflow: str, values: Mapping[str, Any], *, job_id: str, parent: str, priority: int
+        self, workflow: str, values: Mapping[str, Any], *, job_id: str, chain: Job, expires_at: float | None
     ) -> None:
         """Accept a job; values by name, images among them as ImageValue."""
 
@@ -64,6 +69,8 @@ class _Run:
     parts: dict[str, Part]
     current: str | None = None
     """The job of the step at work."""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when that job has ended."""
     percent: float = 0.0
     task: asyncio.Task[None] | None = None
 
@@ -80,7 +87,13 @@ class Chains:
         self._core = parts
         self._clock = clock
         self._runs: dict[str, _Run] = {}
-        self._ends: dict[str, asyncio.Future[None]] = {}
+        self._of_part: dict[str, _Run] = {}
+        """By the jobs of the steps at work."""
+
+    @property
+    def between_steps(self) -> int:
+        """How many chains have yet to queue the job of a step."""
+        return len(self._runs) - len(self._of_part)
 
     async def load(self) -> None:
         """Go on with the chains that the last run left."""
@@ -88,6 +101,7 @@ class Chains:
             document = json.loads(await self._store.raw_payload(job.id))
             chain = read_chain(document["chain"], where=str(job.workflow))
             parts = {part["step"]: Part(**part) for part in job.parts}
+            self._report.begin(job)
             self._go(_Run(job, chain, _values(document["values"]), parts))
 
     async def close(self) -> None:
@@ -97,21 +111,20 @@ class Chains:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def start(self, job: Job, chain: Chain, values: Values) -> None:
-        """Take a new chain: written to the store when this returns."""
-        job.kind = KIND
-        by_step: dict[str, dict[str, Any]] = {}
-        for target, value in values.items():
-            by_step.setdefault(target.node, {})[target.input] = value
-        plain = {
-            step: {key: value.to_json() if isinstance(value, ImageValue) else value for key, value in given.items()}
-            for step, given in by_step.items()
-        }
-        payload = json.dumps({"chain": chain.to_json(), "values": plain}).encode()
-        await self._store.add([(job, payload)])
-        self._report.begin(job)
-        self._report.status(job)
-        self._go(_Run(job, chain, by_step, {}))
+    async def start(self, chain: Chain, jobs: Sequence[tuple[Job, Values]]) -> None:
+        """Take new runs of a chain, all or none: written to the store when this returns."""
+        document = chain.to_json()
+        runs = [_Run(job, chain, _by_step(values), {}) for job, values in jobs]
+        payloads = []
+        for run in runs:
+            run.job.kind = CHAIN
+            values = {step: {key: _plain(value) for key, value in given.items()} for step, given in run.values.items()}
+            payloads.append((run.job, json.dumps({"chain": document, "values": values}).encode()))
+        await self._store.add(payloads)
+        for run in runs:
+            self._report.begin(run.job)
+            self._report.status(run.job)
+            self._go(run)
 
     async def interrupt(self, job_id: str) -> bool:
         """End a chain; False if no such chain runs."""
@@ -124,20 +137,41 @@ class Chains:
             await self._core.end_part(run.current)
         return True
 
-    def ids(self, workflow: str | None = None) -> list[str]:
-        """Return the chains that run, of one name if given."""
-        return [run.job.id for run in self._runs.values() if workflow in {None, run.job.workflow}]
+    async def interrupt_all(self, *, batch_id: str | None, workflow: str | None) -> list[str]:
+        """End the chains that run, of one batch or name if given; return their ids. A chain is a batch of its parts."""
+        ids = [
+            run.job.id
+            for run in self._runs.values()
+            if batch_id in {None, run.job.id, run.job.batch_id} and workflow in {None, run.job.workflow}
+        ]
+        await asyncio.gather(*(self.interrupt(one) for one in ids))
+        return ids
+
+    def document(self, job_id: str) -> dict[str, Any] | None:
+        """Return a chain that runs as every face shows it; None if there is no such chain."""
+        run = self._runs.get(job_id)
+        return None if run is None else {**run.job.result(), **self._document(run)}
+
+    def documents(self) -> list[tuple[Job, dict[str, Any]]]:
+        """Return all chains that run, each with its document."""
+        return [(run.job, {**run.job.result(), **self._document(run)}) for run in self._runs.values()]
 
     def listen(self, event: events.Event) -> None:
         """Take what happens to a part."""
         match event:
             case events.JobStatus(final=True):
-                future = self._ends.pop(event.job_id, None)
-                if future is not None and not future.done():
-                    future.set_result(None)
-            case events.JobProgress():
-                run = next((one for one in self._runs.values() if one.current == event.job_id), None)
+                run = self._of_part.pop(event.job_id, None)
                 if run is not None:
+                    run.over.set()
+            case events.JobStatus() | events.JobProgress():
+                run = self._of_part.get(event.job_id)
+                if run is None or event.document["status"] == Status.QUEUED:
+                    return
+                if run.job.status is Status.QUEUED:
+                    run.job.started_at = self._clock()
+                    self._report.enter(run.job, Status.RUNNING)
+                    self._publish(run)
+                if isinstance(event, events.JobProgress):
                     run.percent = float(event.document["percent"])
                     self._hub.publish(events.JobProgress(run.job.id, run.job.workflow, self._document(run)))
 
@@ -160,14 +194,11 @@ class Chains:
         reason = documents.interrupted() if end is Status.INTERRUPTED else None
         del self._runs[job.id]
         await self._report.end(job, end, error.to_json() if error is not None else reason)
-        self._hub.publish(events.BatchResult(job.id, {**job.result(), "kind": KIND}))
+        self._hub.publish(events.BatchResult(job.id, {**job.result(), "kind": CHAIN}))
         self._publish_batch(run, final=True)
 
     async def _steps(self, run: _Run) -> tuple[Status, BridgeError | None]:
         job = run.job
-        if job.started_at is None:
-            job.started_at = self._clock()
-        job.status = Status.RUNNING
         for step in run.chain.steps:
             if job.interrupting:
                 return Status.INTERRUPTED, None
@@ -198,29 +229,54 @@ class Chains:
             # The same id after a crash: what was accepted is not accepted twice.
             job_id = str(uuid.uuid5(uuid.UUID(run.job.id), f"{step.name}/{tries}"))
             part = None
+            # Only what has not begun is late: the first try of the first step.
+            expires_at = run.job.expires_at if step is run.chain.steps[0] and tries == 1 else None
             run.current, run.percent = job_id, 0.0
-            end = asyncio.get_running_loop().create_future()
-            self._ends[job_id] = end
-            await self._note(run, Part(step.name, Status.RUNNING.value, job_id, tries))
-            known = await self._core.find_part(job_id)
-            if known is None:
-                values = await self._values_of(run, step)
-                await self._core.run_part(
-                    step.workflow, values, job_id=job_id, parent=run.job.id, priority=run.job.priority
-                )
-                if run.job.interrupting:
-                    await self._core.end_part(job_id)
-            if known is None or not known.status.final:
-                await end
+            run.over.clear()
+            self._of_part[job_id] = run
+            try:
+                await self._note(run, Part(step.name, Status.RUNNING.value, job_id, tries))
                 known = await self._core.find_part(job_id)
-            self._ends.pop(job_id, None)
-            run.current = None
+                if known is None:
+                    await self._run_part(run, step, job_id, expires_at)
+                    if run.job.interrupting:
+                        await self._core.end_part(job_id)
+                if known is None or not known.status.final:
+                    await run.over.wait()
+                    known = await self._core.find_part(job_id)
+            except BridgeError:
+                ended = Status.INTERRUPTED if run.job.interrupting else Status.FAILED
+                await self._note(run, Part(step.name, ended.value, None, tries))
+                raise
+            finally:
+                self._of_part.pop(job_id, None)
+                run.current = None
             status = known.status if known is not None else Status.FAILED
             await self._note(run, Part(step.name, status.value, job_id, tries))
+            if known is not None and expires_at is not None and (known.error or {}).get("code") == Expired.code:
+                raise documents.expired(run.job)
             if status is not Status.FAILED or tries > step.retry or run.job.interrupting:
                 if status is Status.INTERRUPTED and not run.job.interrupting:
                     raise _of_step(step, ExecutionError("its job was interrupted"), job_id)
                 return
+
+    async def _run_part(self, run: _Run, step: Step, job_id: str, expires_at: float | None) -> None:
+        """Hand a step to the runner; what passes (a full disk, a backend that is away) is waited for."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        while True:
+            try:
+                values = await self._values_of(run, step)
+                await self._core.run_part(step.workflow, values, job_id=job_id, chain=run.job, expires_at=expires_at)
+            except (StoreError, BackendOffline, TimedOut) as error:
+                if run.job.interrupting or clock() - began > _PATIENCE:
+                    raise _of_step(step, error, job_id) from None
+                logger.info("the chain %s waits before its step %s: %s", run.job.id, step.name, error.message)
+            except BridgeError as error:
+                raise _of_step(step, error, job_id) from None
+            else:
+                return
+            await asyncio.sleep(_PAUSE)
 
     async def _values_of(self, run: _Run, step: Step) -> dict[str, Any]:
         values: dict[str, Any] = {**step.values, **run.values.get(step.name, {})}
@@ -228,7 +284,7 @@ class Chains:
             try:
                 values[key] = await self._referred(run, reference)
             except BridgeError as error:
-                raise _of_step(step, error, None, f"values.{key}: ") from None
+                raise type(error)(f"values.{key}: {error.message}") from None
         return values
 
     async def _referred(self, run: _Run, reference: Reference) -> Any:
@@ -287,12 +343,15 @@ class Chains:
             await self._store.save(run.job)
         except StoreError as error:
             logger.error("the step of the chain %s cannot be written: %s", run.job.id, error.message)
+        self._publish(run)
+
+    def _publish(self, run: _Run) -> None:
         run.job.seq += 1
         self._hub.publish(events.JobStatus(run.job.id, run.job.workflow, self._document(run), final=False))
         self._publish_batch(run, final=False)
 
     def _publish_batch(self, run: _Run, *, final: bool) -> None:
-        document = {**self._document(run), "kind": KIND, "parts": list(run.job.parts)}
+        document = {**self._document(run), "kind": CHAIN, "parts": list(run.job.parts)}
         self._hub.publish(events.BatchStatus(run.job.id, document, final=final))
 
     def _document(self, run: _Run) -> dict[str, Any]:
@@ -308,24 +367,21 @@ class Chains:
 _NONE = Part("", "")
 
 
-def _of_step(
-    step: Step, error: BridgeError, job_id: str | None, prefix: str = "", *, code: str | None = None
-) -> BridgeError:
+def _of_step(step: Step, error: BridgeError, job_id: str | None, *, code: str | None = None) -> StepError:
     """Return an error that names the step; its code is that of the part's."""
     details = {"step": step.name, "prompt_id": job_id}
-    return StepError(f"step {step.name!r}: {prefix}{error.message}", code or error.code, details)
+    return StepError(f"step {step.name!r}: {error.message}", code or error.code, details)
 
 
-class StepError(JobError):
-    """What ended a step, and the chain with it; its code on the wire is that of the step's own error."""
+def _by_step(values: Values) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for target, value in values.items():
+        found.setdefault(target.node, {})[target.input] = value
+    return found
 
-    def __init__(self, message: str, step_code: str, details: Mapping[str, Any]) -> None:
-        super().__init__(message, details=details)
-        self.step_code = step_code
 
-    def to_json(self) -> dict[str, Any]:
-        """The usual shape, with the step's code."""
-        return {**super().to_json(), "code": self.step_code}
+def _plain(value: Any) -> Any:
+    return value.to_json() if isinstance(value, ImageValue) else value
 
 
 def _values(document: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

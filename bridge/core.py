@@ -279,16 +279,12 @@ class Core:
             job_id = self._lookup.resolve(request.prompt_id)
             await self._interrupt(job_id)
             return {"prompt_ids": [job_id]}
-        if request.batch_id is not None and await self._chains.interrupt(request.batch_id):
-            return {"prompt_ids": [request.batch_id]}
         workflow = None if workflow is None else self.workflow(workflow).name
         for ticket in self._queueing:
             if request.batch_id is None and workflow in {None, ticket.workflow}:
                 ticket.interrupted = True
-        chains = self._chains.ids(workflow) if request.batch_id is None else []
-        for chain_id in chains:
-            await self._chains.interrupt(chain_id)
-        ids = chains + await self._runner.interrupt_all(batch_id=request.batch_id, workflow=workflow)
+        ids = await self._chains.interrupt_all(batch_id=request.batch_id, workflow=workflow)
+        ids += await self._runner.interrupt_all(batch_id=request.batch_id, workflow=workflow)
         if request.batch_id is not None and not ids:
             raise errors.UnknownPrompt(f"there is no batch {request.batch_id!r} with jobs that wait or run")
         return {"prompt_ids": ids}
@@ -299,11 +295,12 @@ class Core:
 
     async def job(self, request: requests.JobRequest) -> dict[str, Any]:
         """Return one job, ended or not; a name that its caller chose stands for its id."""
-        return await self._runner.job_document(self._lookup.resolve(request.prompt_id))
+        job_id = self._lookup.resolve(request.prompt_id)
+        return self._chains.document(job_id) or await self._runner.job_document(job_id)
 
     async def job_list(self, request: requests.JobList) -> list[dict[str, Any]]:
         """Return jobs in full, newest first. A filter looks through the last two thousand of those that ended."""
-        return await self._lookup.documents(request)
+        return await self._lookup.documents(request, self._chains.documents())
 
     async def output(self, request: requests.OutputRequest) -> tuple[Output, bytes]:
         """Return an output and its bytes, from the backend that ran the job (`Lookup.output` says what it raises)."""

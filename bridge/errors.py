@@ -31,6 +31,7 @@ BridgeError
  |   +- Stuck                `stuck`
  |   +- DeletedElsewhere     `deleted_elsewhere`  somebody else deleted or interrupted it in ComfyUI
  |   +- ExecutionError       `execution_error`    a node raised
+ |   +- StepError            that of the step     a step of a chain failed
  |   +- OutOfMemory          `out_of_memory`
  +- PromptError              why an idea became no prompt; its result carries it
  |   +- WriterOffline        `writer_offline`     the prompt writer does not answer
@@ -253,6 +254,18 @@ class ExecutionError(JobError):
     """A node raised an exception."""
 
     code = "execution_error"
+
+
+class StepError(JobError):
+    """What ended a step, and the chain with it; its code is that of the step's own error."""
+
+    def __init__(self, message: str, step_code: str, details: Mapping[str, Any]) -> None:
+        super().__init__(message, details=details)
+        self.step_code = step_code
+
+    def to_json(self) -> dict[str, Any]:
+        """The usual shape, with the step's code."""
+        return {**super().to_json(), "code": self.step_code}
 
 
 class OutOfMemory(JobError):

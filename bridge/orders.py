@@ -91,16 +91,14 @@ class Orders:
                 alias=None if several else alias,
             )
             jobs.append((job, drawn))
-        if isinstance(found, ChainWorkflow):
-            data = await self._start_chains(found, jobs)
-            self._name(jobs[0][0])
-            return data
-        payloads = [(job, await found.instantiate(drawn)) for job, drawn in jobs]
         if batch_id is not None:
             self._batches.add([job for job, _ in jobs])
         try:
-            await self._runner.accept(payloads)
-        except errors.BridgeError:
+            if isinstance(found, ChainWorkflow):
+                await self._start_chains(found, jobs)
+            else:
+                await self._runner.accept([(job, await found.instantiate(drawn)) for job, drawn in jobs])
+        except BaseException:
             self._batches.drop(batch_id)
             raise
         self._name(jobs[0][0])
@@ -110,16 +108,12 @@ class Orders:
         if job.alias is not None:
             self._lookup.name(job.alias, job.id)
 
-    async def _start_chains(self, found: ChainWorkflow, jobs: list[tuple[Job, Values]]) -> dict[str, Any]:
-        if len(jobs) > 1:
-            raise errors.Unsupported("a chain is run once for each command: no count, list of values or grid")
+    async def _start_chains(self, found: ChainWorkflow, jobs: list[tuple[Job, Values]]) -> None:
         if self.chains is None:
             raise errors.Internal("chains are not driven")
-        job, values = jobs[0]
-        if job.expires_at is not None:
-            raise errors.Unsupported("expires_at is not supported for a chain")
-        await self.chains.start(job, found.chain, values)
-        return {**accepted([job]), "batch_id": job.id}
+        # The first step of each waits like any other job; later ones were let in with it.
+        self._runner.check_room(len(jobs) + self.chains.between_steps)
+        await self.chains.start(found.chain, jobs)
 
     async def run_graph(
         self,
@@ -181,9 +175,9 @@ class Orders:
     # What a chain needs
 
     async def run_part(
-        self, workflow: str, values: Mapping[str, Any], *, job_id: str, parent: str, priority: int
+        self, workflow: str, values: Mapping[str, Any], *, job_id: str, chain: Job, expires_at: float | None
     ) -> None:
-        """Accept a job with these values over those of the workflow's file."""
+        """Accept a job with these values over those of the workflow's file; it has the chain's place by age."""
         found = self._get(workflow)
         given = {key: value for key, value in values.items() if not isinstance(value, ImageValue)}
         plain, sources = self._values.assignments(found, given)
@@ -197,8 +191,10 @@ class Orders:
             workflow=found.name,
             values=found.shown(drawn),
             created_at=self._clock(),
-            priority=priority,
-            parent=parent,
+            priority=chain.priority,
+            expires_at=expires_at,
+            order=chain.order,
+            parent=chain.id,
         )
         await self._runner.accept([(job, await found.instantiate(drawn))])
 

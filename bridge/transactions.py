@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from bridge.errors import StoreError
-from bridge.jobs.model import Job
+from bridge.jobs.model import CHAIN, Job
 from bridge.jobs.store import TRANSACTION_AGE, Store
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,8 @@ Reply = dict[str, Any]
 def accepted(jobs: Sequence[Job]) -> dict[str, Any]:
     """Return the `data` of the answer to a `queue` that made these jobs."""
     data: dict[str, Any] = {"workflow": jobs[0].workflow, "prompt_ids": [job.id for job in jobs]}
-    return data | ({"batch_id": jobs[0].batch_id} if jobs[0].batch_id else {})
+    batch_id = jobs[0].batch_id or (jobs[0].id if jobs[0].kind == CHAIN else None)
+    return data | ({"batch_id": batch_id} if batch_id else {})
 
 
 class Transactions:

@@ -9,7 +9,7 @@ from bridge.comfyui.shapes import FileRef, HistoryEntry
 from bridge.errors import BackendOffline, FileMissing, UnknownPrompt
 from bridge.jobs import documents
 from bridge.jobs.model import Output
-from bridge.jobs.runner import Runner
+from bridge.jobs.runner import Documents, Runner
 from bridge.jobs.store import Store
 from bridge.requests import JobList
 
@@ -45,8 +45,11 @@ class Lookup:
         """Return the id of the job of that name; an id stands for itself."""
         return self._aliases.get(name, name)
 
-    async def documents(self, request: JobList) -> list[dict[str, Any]]:
-        """Return jobs in full, newest first: those that wait and run, then those that ended last."""
+    async def documents(self, request: JobList, chains: Documents) -> list[dict[str, Any]]:
+        """Return jobs in full, newest first: those that wait and run, then those that ended last.
+
+        chains: the ones that run, which the runner does not know.
+        """
 
         def meant(document: dict[str, Any]) -> bool:
             return (
@@ -56,7 +59,7 @@ class Lookup:
             )
 
         filtered = (request.status, request.workflow, request.batch_id) != (None, None, None)
-        found = [one for one in self._runner.job_documents(None if filtered else request.limit) if meant(one)]
+        found = [one for one in self._runner.job_documents(None if filtered else request.limit, chains) if meant(one)]
         if len(found) < request.limit:
             known = {document["id"] for document in found}
             for job in await self._store.finished(_LOOKED_THROUGH if filtered else request.limit):

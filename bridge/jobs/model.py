@@ -31,6 +31,8 @@ class Status(StrEnum):
 
 
 _FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.INTERRUPTED})
+CHAIN = "chain"
+"""The kind of a job whose parts are jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class Job:
     priority: int = 0
     expires_at: float | None = None
     order: int = 0
-    """Counts the jobs in the order of their acceptance, whatever the clock does."""
+    """Counts the jobs in the order of their acceptance, whatever the clock does; a part has that of its chain."""
     batch_id: str | None = None
     kind: str = "job"
     """`job`, or `chain`: a job whose parts are jobs."""

@@ -47,10 +47,14 @@ class Reporter:
     def set_status(self, active: Active, status: Status) -> None:
         """Change the status of a job that a backend holds."""
         if active.job.status is not status:
-            self._clock_status(active.job)
-            active.job.status = status
+            self.enter(active.job, status)
             self.status(active.job, life=active.life)
             self._hub.publish(events.QueueChanged())
+
+    def enter(self, job: Job, status: Status) -> None:
+        """Change the status of a job without telling it; how long it was in the last one is kept."""
+        self._clock_status(job)
+        job.status = status
 
     def _clock_status(self, job: Job) -> None:
         now = time.monotonic()
@@ -81,8 +85,8 @@ class Reporter:
 
     async def end(self, job: Job, end: Status, error: Any) -> None:
         """End a job: written, then published."""
-        self._clock_status(job)
-        job.status, job.error, job.finished_at = end, error, self._clock()
+        self.enter(job, end)
+        job.error, job.finished_at = error, self._clock()
         job.seq += 1
         job.durations["total"] = max(0.0, job.finished_at - job.created_at)
         try:

@@ -46,6 +46,9 @@ _REMEMBERED_RUNS = 100
 _RESTART = 1000
 """What `seq` skips over a restart: not every status is written."""
 
+Documents = Sequence[tuple[Job, dict[str, Any]]]
+"""Jobs with what the faces show of them."""
+
 
 class Runner:
     """Runs jobs on the backends. `run` is its whole life; the other methods may be called while it runs."""
@@ -137,11 +140,8 @@ class Runner:
 
     async def accept(self, jobs: Sequence[tuple[Job, Payload]]) -> None:
         """Take new jobs: written to the store when this returns. Raises QueueFull, all or none."""
-        if len(self._waiting) + len(jobs) > self._settings.jobs.max_waiting:
-            raise errors.QueueFull(
-                f"{len(self._waiting)} jobs wait and {self._settings.jobs.max_waiting} may (jobs.max_waiting); "
-                "try again when some have run"
-            )
+        if any(job.parent is None for job, _ in jobs):  # the parts of a chain were let in with it
+            self.check_room(len(jobs))
         straight = self._straight(jobs)
         if straight is not None:
             reserve(jobs[0][0], straight)
@@ -156,6 +156,14 @@ class Runner:
                 self._payloads[job.id] = payload
             self._enqueue(job)
         self._hub.publish(events.QueueChanged())
+
+    def check_room(self, count: int) -> None:
+        """Raise QueueFull unless so many jobs more may wait."""
+        if len(self._waiting) + count > self._settings.jobs.max_waiting:
+            raise errors.QueueFull(
+                f"{len(self._waiting)} jobs wait and {self._settings.jobs.max_waiting} may (jobs.max_waiting); "
+                "try again when some have run"
+            )
 
     def _straight(self, jobs: Sequence[tuple[Job, Payload]]) -> Backend | None:
         """Return the backend that a job can go to without waiting: that is written with it, in one go."""
@@ -217,18 +225,26 @@ class Runner:
             raise errors.UnknownPrompt(f"there is no job {job_id!r}")
         return documents.job(job)
 
-    def job_documents(self, limit: int | None) -> list[dict[str, Any]]:
-        """Return the jobs that wait and run in full, newest first; `limit` None: all."""
+    def job_documents(self, limit: int | None, chains: Documents = ()) -> list[dict[str, Any]]:
+        """Return the jobs that wait and run in full, newest first; `limit` None: all.
+
+        chains: the ones that run, which are driven elsewhere.
+        """
+        made = {job.id: document for job, document in chains}
         active = {one.job.id: one for one in self._running.values()}
         waiting = {job.id: (position, job) for position, job in enumerate(self._waiting.first(len(self._waiting)), 1)}
-        jobs = [*(one.job for one in active.values()), *(job for _, job in waiting.values())]
-        jobs.sort(key=lambda job: job.order, reverse=True)
-        return [
-            documents.job(job, life=active[job.id].life)
-            if job.id in active
-            else documents.job(job, position=waiting[job.id][0])
-            for job in jobs[:limit]
+        jobs = [
+            *(job for job, _ in chains),
+            *(one.job for one in active.values()),
+            *(job for _, job in waiting.values()),
         ]
+        jobs.sort(key=lambda job: job.order, reverse=True)
+        for job in jobs[:limit]:
+            if job.id in active:
+                made[job.id] = documents.job(job, life=active[job.id].life)
+            elif job.id in waiting:
+                made[job.id] = documents.job(job, position=waiting[job.id][0])
+        return [made[job.id] for job in jobs[:limit]]
 
     async def find(self, job_id: str) -> Job | None:
         """Return a job, ended or not."""

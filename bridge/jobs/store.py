@@ -64,11 +64,14 @@ class Store:
     # Jobs
 
     async def add(self, jobs: Sequence[tuple[Job, bytes]]) -> None:
-        """Write new jobs, each with its dumped Payload, all or none; on the disk when this returns."""
+        """Write new jobs, each with its dumped Payload, all or none; on the disk when this returns.
+
+        A job without an `order` gets the next one.
+        """
         rows = []
         for job, payload in jobs:
             self._position += 1
-            job.order = self._position
+            job.order = job.order or self._position
             rows.append((job.id, self._position, job.created_at, job.batch_id, _dump(job), payload))
         sql = (
             "INSERT INTO jobs (id, position, final, created_at, batch_id, state, payload) VALUES (?, ?, 0, ?, ?, ?, ?)"

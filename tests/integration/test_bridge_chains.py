@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,123 @@ async def test_a_chain_goes_on_at_its_step_after_the_death_of_the_bridge(tmp_pat
             assert set((await comfy.stats())["executed"].values()) == {1}
 
 
+async def test_a_batch_of_chains_has_one_progress_and_one_result(tmp_path: Path, broker_port: int) -> None:
+    only_prompt = '[parameters]\nprompt = "draw.prompt"\n' + TWO_STEPS.split("\n", 2)[2]
+    async with chained(tmp_path, broker_port, duo=TWO_STEPS, plain=only_prompt) as here:
+        data = await here.eye.done("workflow/duo/queue", {"count": 3})
+        ids, batch = data["prompt_ids"], data["batch_id"]
+        assert len(ids) == 3
+        assert batch not in ids
+        whole = await final(here.eye, batch)
+        assert (whole["kind"], whole["total"], whole["completed"], whole["percent"]) == ("batch", 3, 3, 100.0)
+        (result,) = [one.json for one in here.eye.of(f"batch/{batch}/result")]
+        assert [one["id"] for one in result["results"]] == ids
+        assert [one["values"]["seed"] for one in result["results"]] == [42, 43, 44]
+        assert [len(one["parts"]) for one in result["results"]] == [2, 2, 2]
+        assert {one["batch_id"] for one in result["results"]} == {batch}
+        for chain_id in ids:
+            assert here.eye.statuses(chain_id) == ["queued", "running", "completed"]
+            assert (await final(here.eye, chain_id))["kind"] == "chain"
+        # A chain that came first is done first: its later steps do not wait behind the first ones of others.
+        last = {part["job_id"]: n for n, one in enumerate(result["results"]) for part in one["parts"][1:]}
+        topics = [one.topic for one in here.eye.seen]
+        ends = sorted(last, key=lambda job_id: topics.index(f"prompt/{job_id}/result"))
+        assert [last[job_id] for job_id in ends] == [0, 1, 2]
+
+        grid = {"prompt": ["a fox", "an owl"], "steps": [1, 2]}
+        data = await here.eye.done("queue", {"workflow": "duo", "grid": grid, "values": {"seed": 5}})
+        await final(here.eye, data["batch_id"])
+        values = [one["values"] for one in here.eye.of(f"batch/{data['batch_id']}/result")[0].json["results"]]
+        assert [(one["prompt"], one["steps"], one["seed"]) for one in values] == [
+            *(("a fox", 1, 5), ("a fox", 2, 5)),
+            *(("an owl", 1, 5), ("an owl", 2, 5)),
+        ]
+
+        data = await here.eye.done("queue", {"workflow": "plain", "values": [{"prompt": "one"}, {"prompt": "two"}]})
+        await final(here.eye, data["batch_id"])
+        (result,) = [one.json for one in here.eye.of(f"batch/{data['batch_id']}/result")]
+        assert [one["values"]["prompt"] for one in result["results"]] == ["one", "two"]
+
+        # A seed that nobody chose to show counts all the same: else all pictures would be one.
+        data = await here.eye.done("queue", {"workflow": "plain", "count": 2})
+        await final(here.eye, data["batch_id"])
+        (result,) = [one.json for one in here.eye.of(f"batch/{data['batch_id']}/result")]
+        assert [one["values"]["seed"] for one in result["results"]] == [42, 43]
+
+
+async def test_what_makes_no_batch_of_chains(tmp_path: Path, broker_port: int) -> None:
+    more = chains(tmp_path, duo=TWO_STEPS) | {"jobs": {"max_batch": 4, "max_waiting": 3}}
+    async with house(tmp_path, broker_port, workflows=workflows(), more=more) as here:
+        for payload, code, word in (
+            ({"count": 5}, "bad_value", "max_batch"),
+            ({"count": 4}, "queue_full", "max_waiting"),
+            ({"values": [{"prompt": "x"}, {"promt": "y"}]}, "unknown_parameter", "promt"),
+            ({"count": 2, "expires_at": 1}, "expired", "expires_at"),
+        ):
+            await here.eye.refused("workflow/duo/queue", payload, code, word)
+        assert not here.eye.prompt_ids()
+
+
+async def test_a_batch_of_chains_is_interrupted_as_a_whole(tmp_path: Path, broker_port: int) -> None:
+    text = '[[steps]]\nname = "slow"\nworkflow = "sleep"\n[[steps]]\nname = "after"\nworkflow = "fox"\n'
+    async with chained(tmp_path, broker_port, slow=text) as here:
+        data = await here.eye.done("queue", {"workflow": "slow", "count": 4})
+        ids, batch = data["prompt_ids"], data["batch_id"]
+        await here.eye.status(ids[0], "running")
+        assert here.eye.statuses(ids[3]) == ["queued"]
+        reply = await here.eye.done("interrupt", {"batch_id": batch})
+        assert set(ids) <= set(reply["prompt_ids"])
+        whole = await final(here.eye, batch)
+        assert (whole["status"], whole["interrupted"]) == ("interrupted", 4)
+        (result,) = [one.json for one in here.eye.of(f"batch/{batch}/result")]
+        assert {one["error"]["code"] for one in result["results"]} == {"interrupted"}
+        await here.eye.refused("interrupt", {"batch_id": batch}, "unknown_prompt", "batch")
+
+
+async def test_a_chain_that_has_not_begun_in_time_never_does(tmp_path: Path, broker_port: int) -> None:
+    handled = TWO_STEPS + '[[steps]]\nname = "else"\nworkflow = "fox"\nwhen = { step = "draw", status = "failed" }\n'
+    async with chained(tmp_path, broker_port, duo=handled.replace("[[steps]]\n", "[[steps]]\nretry = 2\n")) as here:
+        for _ in range(3):  # one runs, one waits in ComfyUI, one in the bridge
+            await here.eye.done("queue", {"workflow": "sleep"})
+        soon = time.time() + 1.5
+        data = await here.eye.done("queue", {"workflow": "duo", "count": 2, "expires_at": soon})
+        whole = await final(here.eye, data["batch_id"])
+        assert (whole["status"], whole["failed"]) == ("failed", 2)
+        for result in here.eye.of(f"batch/{data['batch_id']}/result")[0].json["results"]:
+            assert (result["status"], result["error"]["code"]) == ("failed", "expired")
+            assert [(part["step"], part["tries"]) for part in result["parts"]] == [("draw", 1)]
+        await here.eye.done("interrupt")
+        # One that has begun is finished, however late.
+        late = await here.eye.done("queue", {"workflow": "duo", "values": {"steps": 5}, "expires_at": time.time() + 5})
+        assert (await here.eye.over(late["prompt_ids"][0]))["status"] == "completed"
+
+
+async def test_a_batch_of_chains_survives_the_death_of_the_bridge(tmp_path: Path, broker_port: int) -> None:
+    comfy = ComfyProcess(tmp_path, step_delay=0.2)
+    plan = Plan(
+        tmp_path,
+        f"mqtt://127.0.0.1:{broker_port}",
+        comfy.url,
+        workflows=workflows(),
+        more=chains(tmp_path, duo=TWO_STEPS),
+    )
+    process = BridgeProcess(plan)
+    with ended(process, comfy):
+        await comfy.up()
+        async with watching(broker_port, plan.base) as eye:
+            process.start()
+            await eye.payload("bridge/state", "online")
+            data = await eye.done("queue", {"workflow": "duo", "count": 3})
+            await eye.over(data["prompt_ids"][0])
+            process.kill()
+            await eye.payload("bridge/state", "offline")
+            process.start()
+            whole = await final(eye, data["batch_id"], within=40)
+            assert (whole["status"], whole["completed"]) == ("completed", 3)
+            assert len(eye.of(f"batch/{data['batch_id']}/result")) == 1
+            assert set((await comfy.stats())["executed"].values()) == {1}
+
+
 async def test_a_command_may_bring_its_own_chain(tmp_path: Path, broker_port: int) -> None:
     async with chained(tmp_path, broker_port) as here:
         steps: list[dict[str, Any]] = [
@@ -209,6 +327,7 @@ async def test_broken_chains_are_told(tmp_path: Path, broker_port: int) -> None:
         "a": '[[steps]]\nname = "one"\nworkflow = "nowhere"\n',
         "b": '[[steps]]\nname = "one"\nworkflow = "img"\nvalues = { image = { step = "later" } }\n',
         "c": "steps = 3",
+        "d": '[[steps]]\nname = "one"\nworkflow = "fox"\nvalues = { stepz = 3 }\n',
         "fox": '[[steps]]\nworkflow = "fox"\n',
     }
     async with chained(tmp_path, broker_port, **files) as here:
@@ -217,6 +336,7 @@ async def test_broken_chains_are_told(tmp_path: Path, broker_port: int) -> None:
         assert "nowhere" in told["a.toml"]
         assert "later" in told["b.toml"]
         assert "steps" in told["c.toml"]
+        assert all(word in told["d.toml"] for word in ("step 'one'", "stepz", "steps", "unknown_parameter"))
         assert "fox" in told["fox.toml"]
         await here.eye.refused("queue", {"workflow": "a"}, "unknown_workflow", "step", "nowhere")
         await here.eye.refused("workflow/b/queue", None, "bad_value", "one", "later")

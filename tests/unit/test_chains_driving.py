@@ -1,0 +1,121 @@
+"""The driver of chains, with parts that a test makes end as it likes."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge import chains, events
+from bridge.chains import Chains
+from bridge.errors import BackendOffline, BadValue
+from bridge.jobs import documents
+from bridge.jobs.chains import read_chain
+from bridge.jobs.model import Job, Output, Status
+from bridge.jobs.reporter import Reporter
+from bridge.jobs.store import Store
+
+CHAIN = read_chain(
+    {
+        "steps": [
+            {"name": "draw", "workflow": "fox"},
+            {"name": "turn", "workflow": "img", "values": {"image": {"step": "draw", "output": 0}}},
+        ]
+    },
+    where="duo.toml",
+)
+ID = "6b5ad7ac-0000-4000-8000-000000000000"
+PICTURE = Output(0, "9", "a.png", "", "output", "image/png", None)
+
+
+class Parts:
+    """Runs parts at once. away: how often the backend that has the picture does not answer."""
+
+    def __init__(self, hub: events.Hub, *, away: int = 0, refuse: bool = False) -> None:
+        self._hub = hub
+        self._away = away
+        self._refuse = refuse
+        self.jobs: dict[str, Job] = {}
+
+    async def run_part(
+        self, workflow: str, values: Mapping[str, Any], *, job_id: str, chain: Job, expires_at: float | None
+    ) -> None:
+        if self._refuse:
+            raise BadValue(f"{workflow} takes no {list(values)}")
+        job = Job(job_id, workflow, {}, 0.0, parent=chain.id, order=chain.order, expires_at=expires_at)
+        job.status, job.outputs = Status.COMPLETED, (PICTURE,)
+        self.jobs[job_id] = job
+        self._hub.publish(events.JobStatus(job_id, workflow, documents.status(job), final=True))
+
+    async def end_part(self, job_id: str) -> None:
+        raise AssertionError(job_id)
+
+    async def find_part(self, job_id: str) -> Job | None:
+        return self.jobs.get(job_id)
+
+    async def part_output(self, job_id: str, n: int) -> tuple[Output, bytes]:
+        if self._away:
+            self._away -= 1
+            raise BackendOffline(f"nobody answers for output {n} of {job_id}")
+        return PICTURE, b"bytes"
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with Store(f"sqlite:///{tmp_path / 'jobs.db'}", keep=1000.0) as made:
+        yield made
+
+
+async def drive(store: Store, hub: events.Hub, parts: Parts) -> Job:
+    driver = Chains(store, hub, Reporter(store, hub, clock=lambda: 1.0, max_output=1000), parts, clock=lambda: 1.0)
+    over = asyncio.Event()
+
+    def listen(event: events.Event) -> None:
+        driver.listen(event)
+        if isinstance(event, events.JobStatus) and event.final and event.job_id == ID:
+            over.set()
+
+    with hub.subscribed(listen):
+        job = Job(ID, "duo", {}, 0.0)
+        await driver.start(CHAIN, [(job, {})])
+        async with asyncio.timeout(10):
+            await over.wait()
+        await driver.close()
+    return job
+
+
+async def test_a_picture_whose_server_is_away_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chains, "_PAUSE", 0.01)
+    hub = events.Hub()
+    parts = Parts(hub, away=3)
+    job = await drive(store, hub, parts)
+    assert (job.status, [part["status"] for part in job.parts]) == (Status.COMPLETED, ["completed", "completed"])
+    # One place by age for all of it.
+    assert {part.order for part in parts.jobs.values()} == {job.order}
+
+
+async def test_it_is_not_waited_for_without_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chains, "_PAUSE", 0.01)
+    monkeypatch.setattr(chains, "_PATIENCE", 0.0)
+    hub = events.Hub()
+    job = await drive(store, hub, Parts(hub, away=1000))
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "backend_offline"
+    assert "step 'turn': values.image" in job.error["message"]
+    assert [part["status"] for part in job.parts] == ["completed", "failed"]
+
+
+async def test_a_step_that_is_refused_ends_the_chain_and_names_itself(store: Store) -> None:
+    hub = events.Hub()
+    job = await drive(store, hub, Parts(hub, refuse=True))
+    assert job.status is Status.FAILED
+    assert job.error == {
+        "code": "bad_value",
+        "message": "step 'draw': fox takes no []",
+        "details": {"step": "draw", "prompt_id": str(uuid.uuid5(uuid.UUID(ID), "draw/1"))},
+    }
