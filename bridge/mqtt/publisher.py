@@ -68,7 +68,7 @@ class Publisher:
         self._retained: dict[str, Message] = {}
         self._known: set[str] = set()
         self._unnoted: set[str] = set()
-        """Jobs whose end the broker has, and the store has not noted it yet."""
+        """Jobs whose end the broker has, and the store could not note it."""
         self._progress: Throttle[events.JobProgress] = Throttle(settings.progress_per_second, self._send_progress)
         self._previews: Throttle[Message] = Throttle(
             settings.previews_per_second, lambda _, message: self._send(message, policy=Policy.LATEST)
@@ -219,14 +219,13 @@ class Publisher:
 
     def _published(self, job_id: str) -> None:
         # One that could not be noted, the disk being full, is noted with the next.
-        self._unnoted.add(job_id)
-        for one in list(self._unnoted):
+        missed, self._unnoted = self._unnoted, set()
+        for one in {job_id, *missed}:
             self._store.mark_published(one).add_done_callback(functools.partial(self._noted, one))
 
     def _noted(self, job_id: str, future: asyncio.Future[None]) -> None:
-        if not future.cancelled() and future.exception() is None:
-            self._unnoted.discard(job_id)
-        else:
+        if future.cancelled() or future.exception() is not None:
+            self._unnoted.add(job_id)
             log_failure(future)
 
     def _on_output(self, event: events.JobOutput) -> None:

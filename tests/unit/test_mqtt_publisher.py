@@ -15,6 +15,7 @@ import pytest
 
 from bridge import events
 from bridge.core import Core
+from bridge.errors import StoreError
 from bridge.jobs.model import Job, Payload, Status
 from bridge.jobs.store import Store
 from bridge.mqtt.log import LogForwarder
@@ -291,6 +292,37 @@ async def test_the_acknowledged_final_status_marks_the_store(side: Side) -> None
     assert finals[0].on_acknowledged is not None
     finals[0].on_acknowledged()
     assert await side.store.unpublished() == []
+
+
+async def test_each_end_is_noted_once_and_one_that_was_not_with_the_next(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    outcomes: list[asyncio.Future[None]] = []
+
+    def mark(job_id: str) -> asyncio.Future[None]:
+        asked.append(job_id)
+        outcomes.append(asyncio.get_running_loop().create_future())
+        return outcomes[-1]
+
+    def acknowledge(*jobs: str) -> None:
+        before = len(side.sent)
+        side.happen(*(status("completed", job=job, final=True) for job in jobs))
+        for one in side.sent[before:]:
+            if one.on_acknowledged is not None:
+                one.on_acknowledged()
+
+    monkeypatch.setattr(side.store, "mark_published", mark)
+    many = [f"job {number}" for number in range(20)]
+    acknowledge(*many)
+    assert asked == many
+    outcomes[3].set_exception(StoreError("the disk is full"))
+    for outcome in outcomes:
+        if not outcome.done():
+            outcome.set_result(None)
+    await asyncio.sleep(0)
+    acknowledge("the next")
+    assert sorted(asked[len(many) :]) == ["job 3", "the next"]
 
 
 async def test_an_output_that_is_too_large_is_left_to_its_address(tmp_path: Path) -> None:
