@@ -220,11 +220,12 @@ class Core:
         workflow: str | None = None,
         transaction: tuple[str, str] | None = None,
         alias: str | None = None,
+        owed: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Run a workflow as it is set, with values for this run only; the answer names the jobs.
 
         transaction: command and key, written with the jobs, so that not even a crash makes them run twice.
-        alias: a name for the job, where it is one.
+        alias: a name for the job, where it is one. owed: what its end is owed (`Job.owed`), written with it.
         """
         if request.deliver is not None:
             raise errors.Unsupported("deliver is not supported yet")
@@ -243,7 +244,9 @@ class Core:
         self._queueing.append(ticket)
         try:
             state = self._values.of(found).snapshot()
-            data = await self._orders.queue(found, request, assigned, state, len(runs), transaction, alias=alias)
+            data = await self._orders.queue(
+                found, request, assigned, state, len(runs), transaction, alias=alias, owed=owed
+            )
         finally:
             self._queueing.remove(ticket)
         if ticket.interrupted:
@@ -258,12 +261,13 @@ class Core:
         *,
         files: Mapping[Target, ImageValue] | None = None,
         transaction: tuple[str, str] | None = None,
+        owed: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Run a whole graph, of no workflow, as it is; the answer names the job. `transaction` as for `queue`.
+        """Run a whole graph, of no workflow, as it is; the answer names the job. `transaction`, `owed` as for `queue`.
 
         files: uploaded before it runs, and named in the inputs that they are for.
         """
-        return await self._orders.run_graph(request, files=files, transaction=transaction)
+        return await self._orders.run_graph(request, files=files, transaction=transaction, owed=owed)
 
     async def fetch_file(self, address: str) -> ImageValue:
         """Fetch a file from an address, for an input of a graph. Raises as `Guard.fetch`."""

@@ -62,7 +62,7 @@ async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]]
         core.health_parts["prompting"] = core.prompts.health
         http = None
         if settings.http.port or settings.relay.port:
-            http = _http_face(settings, core, hub)
+            http = _http_face(settings, core, store, hub)
             await stack.enter_async_context(http.listening())
             if settings.http.port:
                 runner.driver.output_url = http.output_url
@@ -129,10 +129,10 @@ async def _housekeeping(core: Core, store: Store) -> None:
         await asyncio.sleep(_PRUNE_EVERY)
 
 
-def _http_face(settings: Settings, core: Core, hub: events.Hub) -> HttpFace:
+def _http_face(settings: Settings, core: Core, store: Store, hub: events.Hub) -> HttpFace:
     from bridge.http.server import HttpFace  # noqa: PLC0415  half a second that a bridge without it need not spend
 
-    return HttpFace(settings, core, hub)
+    return HttpFace(settings, core, store, hub)
 
 
 def _comfyui_process(settings: Settings, runner: Runner) -> ComfyProcess | None:

@@ -61,10 +61,11 @@ class Orders:
         transaction: Transaction | None,
         *,
         alias: str | None = None,
+        owed: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Accept the runs of one request; `state` is a snapshot of what the workflow is set to.
 
-        alias: a name for the job, where it is one.
+        alias, owed: a name for the job, where it is one, and what is owed at its end.
         """
         now = self._clock()
         several = runs > 1
@@ -89,6 +90,7 @@ class Orders:
                 batch_id=batch_id,
                 transaction=transaction,
                 alias=None if several else alias,
+                owed=None if several else owed,
             )
             jobs.append((job, drawn))
         if batch_id is not None:
@@ -121,8 +123,9 @@ class Orders:
         *,
         files: Mapping[Target, ImageValue] | None = None,
         transaction: tuple[str, str] | None = None,
+        owed: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Run a whole graph, of no workflow, as it is; the answer names the job. `transaction` as for `queue`.
+        """Run a whole graph, of no workflow, as it is; the answer names the job. `transaction`, `owed` as for `queue`.
 
         files: uploaded before it runs, and named in the inputs that they are for.
         """
@@ -141,6 +144,7 @@ class Orders:
             expires_at=request.expires_at,
             transaction=transaction,
             alias=request.id,
+            owed=owed,
         )
         images = tuple((target.node, target.input, value) for target, value in (files or {}).items())
         await self._runner.accept([(job, Payload(graph, images))])

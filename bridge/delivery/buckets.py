@@ -12,22 +12,26 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from bridge.delivery.sending import send
+from bridge.delivery.sending import Patience, persist, send
 from bridge.errors import BadValue, Unsupported
 from bridge.media.guard import Guard
 
 _PUT = timedelta(minutes=15)
 SHARED = timedelta(days=7)
 """How long the address of an output is good: as long as S3 allows."""
+_PATIENCE = Patience(attempts=3)
 _SLOWEST = 100_000
 """Bytes a second that an upload must do at least."""
 
 
-class Bucket:
-    """A bucket. time_limit: seconds to begin with, beside those that the bytes take.
+def check_available() -> None:
+    """Raise Unsupported without the extra `storage`."""
+    if importlib.util.find_spec("obstore") is None:
+        raise Unsupported("s3 needs the extra storage: pip install 'comfy-bridge[storage]'")
 
-    Raises Unsupported without the extra `storage`.
-    """
+
+class Bucket:
+    """A bucket; `check_available` first. time_limit: seconds to begin with, beside those that the bytes take."""
 
     def __init__(
         self,
@@ -39,11 +43,8 @@ class Bucket:
         endpoint: str | None = None,
         region: str | None = None,
         time_limit: float = 60.0,
-        attempts: int = 3,
-        pause: float = 1.0,
+        patience: Patience = _PATIENCE,
     ) -> None:
-        if importlib.util.find_spec("obstore") is None:
-            raise Unsupported("s3 needs the extra storage: pip install 'comfy-bridge[storage]'")
         self._guard = guard
         self._name = name
         self._key_id = key_id
@@ -51,24 +52,20 @@ class Bucket:
         self._endpoint = endpoint
         self._region = region or "us-east-1"
         self._time_limit = time_limit
-        self._attempts = attempts
-        self._pause = pause
+        self._patience = patience
 
     async def put(self, key: str, data: bytes, *, content_type: str) -> str:
         """Put bytes, and return an address that gives them to anybody for seven days.
 
         Raises BadValue (no such endpoint, or refused), NotAllowed, BackendOffline.
         """
-        await send(
-            self._guard,
-            "PUT",
-            self._signed("PUT", key, _PUT),
-            data,
-            headers={"Content-Type": content_type},
-            time_limit=self._time_limit + len(data) / _SLOWEST,
-            attempts=self._attempts,
-            pause=self._pause,
-        )
+        headers = {"Content-Type": content_type}
+        time_limit = self._time_limit + len(data) / _SLOWEST
+
+        async def put() -> None:
+            await send(self._guard, "PUT", self._signed("PUT", key, _PUT), data, headers=headers, time_limit=time_limit)
+
+        await persist(put, self._patience)
         return self._signed("GET", key, SHARED)
 
     def _signed(self, method: Any, key: str, good_for: timedelta) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import stamina
 
@@ -12,47 +13,53 @@ from bridge.media.guard import Guard
 _LATER = frozenset({408, 425, 429})
 
 
-class _AgainError(Exception):
-    """The address may take it later."""
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often something is tried, and for how long. Seconds; a pause is twice the one before, up to `longest`."""
+
+    attempts: int
+    pause: float = 1.0
+    longest: float = 60.0
+
+
+async def persist(send_once: Callable[[], Awaitable[None]], patience: Patience, *, within: float | None = None) -> None:
+    """Send until it is taken; `within` seconds, no attempt begins after them.
+
+    Raises what `send_once` raises: BackendOffline, after the last attempt, says how many there were.
+    """
+    retries = stamina.retry_context(
+        on=BackendOffline,
+        attempts=patience.attempts,
+        timeout=within,
+        wait_initial=patience.pause,
+        wait_max=patience.longest,
+        wait_jitter=patience.pause / 2,
+    )
+    tried = 0
+    try:
+        async for attempt in retries:
+            tried = attempt.num
+            with attempt:
+                await send_once()
+    except BackendOffline as error:
+        raise BackendOffline(f"{error.message}, {tried} times") from None
 
 
 async def send(
-    guard: Guard,
-    method: str,
-    address: str,
-    data: bytes,
-    *,
-    headers: Mapping[str, str],
-    time_limit: float,
-    attempts: int,
-    pause: float,
+    guard: Guard, method: str, address: str, data: bytes, *, headers: Mapping[str, str], time_limit: float
 ) -> None:
-    """Send bytes until they are taken: again, after growing pauses, if nobody answers, or 408, 425, 429 or 5xx.
+    """Send bytes once; time_limit: seconds.
 
-    time_limit: seconds for one attempt; pause: seconds before the second one.
-    Raises BadValue (no address, or refused), NotAllowed, and BackendOffline after the last attempt.
+    Raises BackendOffline where it may help to send them again (nobody answers, or 408, 425, 429, 5xx), and BadValue
+    and NotAllowed where it does not.
     """
-    retries = stamina.retry_context(
-        on=_AgainError, attempts=attempts, timeout=None, wait_initial=pause, wait_jitter=pause / 2
-    )
-    try:
-        async for attempt in retries:
-            with attempt:
-                await _try(guard, method, address, data, headers, time_limit)
-    except _AgainError as error:
-        raise BackendOffline(f"{error}, {attempts} times") from None
-
-
-async def _try(
-    guard: Guard, method: str, address: str, data: bytes, headers: Mapping[str, str], time_limit: float
-) -> None:
     try:
         status = await guard.send(method, address, data, headers=headers, time_limit=time_limit)
     except (BadValue, NotAllowed):
         raise
     except BridgeError as error:
-        raise _AgainError(error.message) from None
+        raise BackendOffline(error.message) from None
     if status >= 500 or status in _LATER:
-        raise _AgainError(f"the address answered {status}")
+        raise BackendOffline(f"the address answered {status}")
     if not 200 <= status < 300:
         raise BadValue(f"the address answered {status}")

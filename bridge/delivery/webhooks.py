@@ -2,45 +2,63 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
+from collections.abc import Awaitable, Callable
+from weakref import WeakValueDictionary
 
 from pydantic import SecretStr
 
-from bridge.delivery.sending import send
+from bridge.delivery.sending import Patience, persist, send
 from bridge.errors import BridgeError
 from bridge.media.guard import Guard
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 4
 SIGNATURE = "X-Webhook-Signature"
+PATIENCE = Patience(attempts=16, longest=3600.0)
+"""The sixteenth attempt comes some four hours after the first."""
+_AT_ONCE = 4
+"""Webhooks under way to one host: each holds a result, perhaps with pictures in it."""
 
 
 class Webhooks:
-    """Sends webhooks. pause: seconds before the second attempt; it grows."""
+    """Sends webhooks. A host that is slow holds up its own only."""
 
-    def __init__(self, guard: Guard, *, pause: float = 1.0) -> None:
+    def __init__(self, guard: Guard, *, patience: Patience = PATIENCE) -> None:
         self._guard = guard
-        self._pause = pause
+        self._patience = patience
+        self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    async def send(self, address: str, body: bytes, *, secret: SecretStr | None, time_limit: float = 30.0) -> bool:
-        """POST a JSON body, up to four times, always the same bytes, and tell whether it was taken."""
-        headers = {"Content-Type": "application/json"}
-        if secret is not None and secret.get_secret_value():
-            headers[SIGNATURE] = signature(secret, body)
+    async def send(
+        self,
+        address: str,
+        make: Callable[[], Awaitable[bytes]],
+        *,
+        secret: SecretStr | None,
+        time_limit: float = 30.0,
+        within: float | None = None,
+    ) -> bool:
+        """POST a JSON body until it is taken, and tell whether it was.
+
+        make: makes the body for each attempt, so that none is held while it waits for the next one. time_limit:
+        seconds for one attempt; within: seconds for all.
+        """
+        host = "/".join(address.split("/")[:3])
+        turn = self._hosts.setdefault(host, asyncio.Semaphore(_AT_ONCE))
+
+        async def post() -> None:
+            async with turn:
+                body = await make()
+                headers = {"Content-Type": "application/json"}
+                if secret is not None and secret.get_secret_value():
+                    headers[SIGNATURE] = signature(secret, body)
+                await send(self._guard, "POST", address, body, headers=headers, time_limit=time_limit)
+
         try:
-            await send(
-                self._guard,
-                "POST",
-                address,
-                body,
-                headers=headers,
-                time_limit=time_limit,
-                attempts=ATTEMPTS,
-                pause=self._pause,
-            )
+            await persist(post, self._patience, within=within)
         except BridgeError as error:
             logger.warning("a webhook was not taken: %s", error.message)
             return False

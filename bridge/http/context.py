@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,9 @@ from bridge.http.feeds import Feeds
 from bridge.http.metrics import Metrics
 from bridge.http.relay import Relay
 from bridge.http.waiting import Ends, Kept
+from bridge.http.wrapper_deliveries import Deliveries
+from bridge.http.wrapper_requests import Wrapper
+from bridge.jobs.store import Store
 from bridge.settings import Settings
 from bridge.tasks import Tasks
 
@@ -35,28 +37,33 @@ class Context:
     feeds: Feeds
     relay: Relay
     metrics: Metrics
+    wrapper: Wrapper
+    deliveries: Deliveries
+    tasks: Tasks
+    """What goes on behind the answers, until the face stops."""
     keep_alive: float = KEEP_ALIVE
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the face stops: nobody is to be kept waiting."""
-    stages: Counter[str] = field(default_factory=Counter)
-    """How many of the wrapper's requests are in `preprocess` and `postprocess`."""
-    tasks: Tasks = field(default_factory=Tasks)
-    """What goes on behind the answers, until the face stops."""
 
 
-def made(settings: Settings, core: Core, *, keep_alive: float = KEEP_ALIVE) -> Context:
+def made(settings: Settings, core: Core, store: Store, *, keep_alive: float = KEEP_ALIVE) -> Context:
     """Build the parts."""
     addresses = Addresses(settings)
     relay = Relay()
+    ends, kept, tasks = Ends(core), Kept(max_bytes=_KEPT_BYTES), Tasks()
+    wrapper = Wrapper(settings, core, store, kept)
     return Context(
         settings,
         core,
         addresses,
-        Ends(core),
-        Kept(max_bytes=_KEPT_BYTES),
+        ends,
+        kept,
         Feeds(preview_url=addresses.preview),
         relay,
         Metrics(core, relay),
+        wrapper,
+        Deliveries(settings, core, store, ends, wrapper, tasks),
+        tasks,
         keep_alive,
     )
 

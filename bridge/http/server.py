@@ -23,6 +23,7 @@ from bridge.http.addresses import check_exposure
 from bridge.http.app import application, relay_application
 from bridge.http.context import Context, made
 from bridge.http.security import HEAD_BYTES
+from bridge.jobs.store import Store
 from bridge.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,12 @@ _MESSAGES = 65_536
 class HttpFace:
     """Speaks HTTP for the core. Within `listening` the ports are ours; `run` serves on them."""
 
-    def __init__(self, settings: Settings, core: Core, hub: events.Hub) -> None:
+    def __init__(self, settings: Settings, core: Core, store: Store, hub: events.Hub) -> None:
         check_exposure(settings)
         self._settings = settings
         self._core = core
         self._hub = hub
-        self._context: Context = made(settings, core)
+        self._context: Context = made(settings, core, store)
         self._sockets: dict[int, list[socket.socket]] = {}
         self.output_url = self._context.addresses.output
 
@@ -97,6 +98,7 @@ class HttpFace:
         for name in ("http", "relay"):
             if name in self._core.addresses:
                 logger.info("%s at %s", name, self._core.addresses[name])
+        context.tasks.spawn(context.deliveries.take_up(), "what is owed from before")
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:

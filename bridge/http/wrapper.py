@@ -20,7 +20,8 @@ from bridge.http.context import Context, note_jobs
 from bridge.http.feeds import JobFeed
 from bridge.http.jobs import hung_up
 from bridge.http.schemas import Schema
-from bridge.http.wrapper_requests import FOREVER, Asked, Wishes, Wrapper
+from bridge.http.wrapper_asked import Asked
+from bridge.http.wrapper_requests import FOREVER, Wishes
 from bridge.http.wrapper_shapes import Document, Input
 
 _ON = frozenset({"1", "true", "yes", "on"})
@@ -45,7 +46,7 @@ class Routes:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._core = context.core
-        self._wrapper = Wrapper(context)
+        self._wrapper = context.wrapper
 
     async def _read(self, request: Request) -> Input:
         try:
@@ -59,6 +60,7 @@ class Routes:
         asked = await self._wrapper.accept(wanted, base64=_wishes(request).base64)
         if asked.job_id is not None:
             note_jobs(request, [asked.job_id])
+        await self._context.deliveries.begin(asked)
         return asked
 
     async def generate(self, request: Request) -> Response:
@@ -138,7 +140,7 @@ class Routes:
             if now != before:
                 before, spoke = now, loop.time()
                 more = {"timestamp": self._wrapper.now(), "elapsed_time": elapsed}
-                where = {"queue_info": self._wrapper.stages(), "queue_position": self._wrapper.place(job)}
+                where = {"queue_info": self._wrapper.queue_info(), "queue_position": self._wrapper.place(job)}
                 yield _event({**head, "status": now[0], "message": now[1], **more, **where})
             elif loop.time() - spoke >= self._context.keep_alive:
                 spoke = loop.time()
@@ -176,7 +178,7 @@ class Routes:
 
     def queue_info(self) -> Response:
         """Return how many requests are in each stage."""
-        return answer(self._wrapper.stages())
+        return answer(self._wrapper.queue_info())
 
 
 def health(context: Context) -> Document:
@@ -198,9 +200,9 @@ def health(context: Context) -> Document:
     return {
         "cache_type": "sqlite",
         "queues": {
-            "preprocess": context.stages["preprocess"],
+            "preprocess": context.wrapper.stages["preprocess"],
             "generation": queue["waiting_count"],
-            "postprocess": context.stages["postprocess"],
+            "postprocess": context.wrapper.stages["postprocess"],
         },
         "backends_healthy": f"{up}/{len(backends)}",
         "gpu": _GPU,

@@ -1,31 +1,28 @@
-"""Requests in the way of ai-dock's wrapper, each a job of ours: on their way in, how they stand, what follows them."""
+"""Requests in the way of ai-dock's wrapper, each a job of ours: on their way in, how they stand, their cancelling."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import json
-import logging
 import random
 import time
-import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bridge import requests
-from bridge.delivery.buckets import Bucket
-from bridge.delivery.webhooks import Webhooks
-from bridge.errors import AlreadyOver, BridgeError, QueueFull, UnknownPrompt
+from bridge.core import Core
+from bridge.delivery import buckets
+from bridge.errors import AlreadyOver, BridgeError, QueueFull
 from bridge.http import wrapper_shapes as shapes
-from bridge.http.context import Context
+from bridge.http.waiting import Kept
+from bridge.http.wrapper_asked import Asked
 from bridge.http.wrapper_shapes import Document, Input
 from bridge.jobs.model import ImageValue
-from bridge.media.guard import Guard
+from bridge.jobs.store import Store
+from bridge.settings import Settings
 from bridge.workflow.graph import Target, read_graph
-
-logger = logging.getLogger(__name__)
 
 FOREVER = 10 * 365 * 86400.0
 """Seconds; some event loops know no infinity."""
@@ -43,41 +40,27 @@ class Wishes:
     comfyui_response: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Asked:
-    """A request. `over` is done once nothing of it is left to be done but its webhook."""
-
-    id: str
-    queued_at: float
-    base64: bool
-    bucket: Bucket | None
-    hook: shapes.Hook | None
-    over: asyncio.Future[None]
-    job_id: str | None = None
-    error: BridgeError | None = None
-    """Why it became no job."""
-    is_cancelled: bool = False
-    prepared: float = 0.0
-    posted: float | None = None
-    uploads: dict[int, Document] = field(default_factory=dict)
-    """Of each output by n: `url`, or `upload_error`."""
-
-
 class Wrapper:
-    """Takes requests and knows how they stand. What is remembered of them beside their job ends with the process."""
+    """Takes requests and knows how they stand. What is owed for none ends with the process, but for its job."""
 
-    def __init__(self, context: Context, *, clock: Callable[[], float] = time.time) -> None:
-        settings = context.settings
-        self._context = context
-        self._core = context.core
+    def __init__(
+        self,
+        settings: Settings,
+        core: Core,
+        store: Store,
+        kept: Kept,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._core = core
+        self._store = store
+        self._kept = kept
         self._clock = clock
-        self._secret = settings.webhooks.secret
         self._max_base64 = settings.http.wrapper_max_inline
-        self._guard = Guard(settings.security.allowed_hosts, time_limit=settings.media.fetch_timeout)
-        self._webhooks = Webhooks(self._guard)
         self._asked: OrderedDict[str, Asked] = OrderedDict()
-        self._stages = context.stages
         self._random = random.SystemRandom()
+        self.stages: Counter[str] = Counter()
+        """How many requests are in `preprocess` and `postprocess`."""
 
     def now(self) -> float:
         """Return the time, in seconds since 1970."""
@@ -89,49 +72,45 @@ class Wrapper:
         """Make a job of a request. One that cannot be one has its `error`. Raises QueueFull."""
         began = time.monotonic()
         asked = Asked(
-            id=wanted.request_id or str(uuid.uuid4()),
+            id=wanted.request_id,
             queued_at=self._clock(),
             base64=base64 or wanted.return_outputs_as_base64,
-            bucket=None,
+            bucket=wanted.s3 if wanted.s3 is not None and wanted.s3.complete else None,
             hook=wanted.webhook if wanted.webhook is not None and wanted.webhook.url else None,
-            over=asyncio.get_running_loop().create_future(),
         )
-        self._remember(asked)
-        self._stages["preprocess"] += 1
+        if asked.id:  # it can be cancelled already
+            self.remember(asked)
+        self.stages["preprocess"] += 1
         try:
-            if wanted.s3 is not None and wanted.s3.complete:
-                asked.bucket = _bucket(wanted.s3, self._guard)
-            asked.job_id = await self._submit(asked, wanted)
+            if asked.bucket is not None:
+                buckets.check_available()
+            asked.become(await self._submit(asked, wanted))
         except QueueFull:
             self._asked.pop(asked.id, None)
             raise
         except BridgeError as error:
-            asked.error = error
+            asked.error = error.message
+            asked.id = asked.id or asked.key
         finally:
-            self._stages["preprocess"] -= 1
+            self.stages["preprocess"] -= 1
             asked.prepared = time.monotonic() - began
-        if asked.job_id is not None and not wanted.request_id:
-            self._asked.pop(asked.id, None)
-            asked.id = asked.job_id
-            self._remember(asked)
-        if asked.bucket is not None or asked.hook is not None:
-            self._context.tasks.spawn(self._follow(asked), f"request {asked.id}")
-        else:
-            asked.over.set_result(None)
+        self.remember(asked)
         return asked
 
-    def _remember(self, asked: Asked) -> None:
+    def remember(self, asked: Asked) -> None:
+        """Remember a request; the newest ten thousand are."""
         self._asked[asked.id] = asked
         self._asked.move_to_end(asked.id)
         if len(self._asked) > _REMEMBERED:
             self._asked.popitem(last=False)
 
     async def _submit(self, asked: Asked, wanted: Input) -> str:
+        owed = asked.note() if asked.is_owed else None
         if wanted.modifier:
             workflow = self._core.workflow(shapes.workflow_named(wanted.modifier, self._core.workflow_names()))
             given = shapes.draw(shapes.values_of(workflow, wanted.modifications), self._random)
             run = requests.parse(requests.Queue, {"values": given})
-            data = await self._core.queue(run, workflow=workflow.name, alias=wanted.request_id or None)
+            data = await self._core.queue(run, workflow=workflow.name, alias=wanted.request_id or None, owed=owed)
         else:
             graph = read_graph(wanted.workflow_json, where="workflow_json")
             shapes.draw_inputs(graph, self._random)
@@ -139,7 +118,7 @@ class Wrapper:
             if asked.is_cancelled:
                 raise AlreadyOver("the request was cancelled before it was queued")
             run_graph = requests.parse(requests.RunGraph, {"prompt": graph, "id": wanted.request_id or None})
-            data = await self._core.run_graph(run_graph, files=files)
+            data = await self._core.run_graph(run_graph, files=files, owed=owed)
         job_id: str = data["prompt_ids"][0]
         if asked.is_cancelled:
             await self._end(job_id)
@@ -159,10 +138,6 @@ class Wrapper:
 
     # How it stands
 
-    def find(self, request_id: str) -> Asked | None:
-        """Return what is remembered of a request."""
-        return self._asked.get(request_id)
-
     async def job(self, asked: Asked | None, request_id: str) -> Document | None:
         """Return the job of a request; None for one that is none, or none yet. Raises UnknownPrompt."""
         if asked is not None and asked.job_id is None:
@@ -177,10 +152,13 @@ class Wrapper:
 
         known: the bytes of outputs that are at hand.
         """
-        asked = asked or self.find(request_id)
+        asked = asked or self._asked.get(request_id)
         job = await self.job(asked, request_id)
         if job is None:
             return self._without_job(request_id, asked)
+        if asked is None:
+            note = await self._store.delivery(job["id"])
+            asked = None if note is None else Asked.of_note(job["id"], note)
         over = job["finished_at"] is not None and (asked is None or asked.over.done())
         result = self._outline(request_id, job, asked)
         if over:
@@ -216,7 +194,7 @@ class Wrapper:
         if asked is not None and asked.is_cancelled:
             status, message = "cancelled", "Request cancelled"
         elif error is not None:
-            status, message = "failed", f"Preprocessing failed: {error.message}"
+            status, message = "failed", f"Preprocessing failed: {error}"
         else:
             status, message = "pending", "Request accepted"
         queued_at = self._clock() if asked is None else asked.queued_at
@@ -234,7 +212,7 @@ class Wrapper:
         if (output["bytes"] or 0) > self._max_base64:
             return {**shown, "error": f"it has {output['bytes']} bytes; at most {self._max_base64} are given as base64"}
         try:
-            data = known.get(n) or await self._bytes(job_id, n)
+            data = known.get(n) or await self.bytes_of(job_id, n)
         except BridgeError as error:
             return {**shown, "error": error.message}
         if len(data) > self._max_base64:
@@ -243,8 +221,9 @@ class Wrapper:
         encoded = encode(data) if len(data) < _BIG else await asyncio.to_thread(encode, data)
         return {**shown, "data": encoded.decode(), "mimetype": output["content_type"]}
 
-    async def _bytes(self, job_id: str, n: int) -> bytes:
-        kept = self._context.kept.get(job_id, n)
+    async def bytes_of(self, job_id: str, n: int) -> bytes:
+        """Return the bytes of an output. Raises as `Core.output`."""
+        kept = self._kept.get(job_id, n)
         if kept is not None:
             return kept[1]
         return (await self._core.output(requests.OutputRequest(prompt_id=job_id, n=n)))[1]
@@ -276,12 +255,12 @@ class Wrapper:
             },
         }
 
-    def stages(self) -> dict[str, int]:
+    def queue_info(self) -> dict[str, int]:
         """Return how many requests are in each of the wrapper's stages."""
         return {
-            "preprocess_queue_size": self._stages["preprocess"],
+            "preprocess_queue_size": self.stages["preprocess"],
             "generation_queue_size": self._core.queue_state()["waiting_count"],
-            "postprocess_queue_size": self._stages["postprocess"],
+            "postprocess_queue_size": self.stages["postprocess"],
         }
 
     def place(self, job: Mapping[str, Any] | None) -> Document:
@@ -303,7 +282,7 @@ class Wrapper:
 
     async def cancel(self, request_id: str) -> Document:
         """End a request, waiting or running, and return the answer. Raises UnknownPrompt."""
-        asked = self.find(request_id)
+        asked = self._asked.get(request_id)
         job = await self.job(asked, request_id)
         if job is None and asked is not None and asked.error is None:
             asked.is_cancelled = True
@@ -320,60 +299,3 @@ class Wrapper:
         except AlreadyOver:
             return False
         return True
-
-    async def _follow(self, asked: Asked) -> None:
-        """Wait for the end of a request, upload its outputs and send its webhook."""
-        posting = False
-        try:
-            if asked.job_id is not None:
-                with self._context.ends.watching([asked.job_id]) as watches:
-                    await self._context.ends.wait(watches, FOREVER)
-                    job = watches[0].over.result()
-                self._stages["postprocess"] += 1
-                posting = True
-                began = time.monotonic()
-                if asked.bucket is not None and job["status"] == "completed":
-                    await self._upload(asked, asked.bucket, job)
-                asked.posted = time.monotonic() - began
-        finally:
-            self._stages["postprocess"] -= posting
-            if not asked.over.done():
-                asked.over.set_result(None)
-        if asked.hook is not None:
-            await self._tell(asked, asked.hook)
-
-    async def _upload(self, asked: Asked, bucket: Bucket, job: Document) -> None:
-        outputs = [one for one in job["outputs"] if one["type"] != "temp"]
-        for output, key in zip(outputs, shapes.keys_of(asked.id, outputs), strict=True):
-            try:
-                data = await self._bytes(job["id"], output["n"])
-                url = await bucket.put(key, data, content_type=output["content_type"])
-                asked.uploads[output["n"]] = {"url": url}
-            except BridgeError as error:
-                logger.warning("output %d of the job %s was not uploaded: %s", output["n"], job["id"], error.message)
-                asked.uploads[output["n"]] = {"upload_error": error.message}
-
-    async def _tell(self, asked: Asked, hook: shapes.Hook) -> None:
-        try:
-            result, _ = await self.result(asked.id, Wishes(), asked=asked)
-        except UnknownPrompt:  # pruned meanwhile
-            return
-        told = {name: result[name] for name in ("id", "status", "message", "output", "timings")}
-        if hook.extra_params:
-            told["extra"] = hook.extra_params
-        body = json.dumps(told, ensure_ascii=False).encode(errors="replace")
-        secret = hook.secret if hook.secret.get_secret_value() else self._secret
-        await self._webhooks.send(hook.url, body, secret=secret, time_limit=hook.timeout)
-
-
-def _bucket(given: shapes.Bucket, guard: Guard) -> Bucket:
-    return Bucket(
-        guard,
-        name=given.bucket_name,
-        key_id=given.access_key_id,
-        secret=given.secret_access_key,
-        endpoint=given.endpoint_url or None,
-        region=given.region or None,
-        time_limit=given.connect_timeout,
-        attempts=given.connect_attempts,
-    )

@@ -74,6 +74,11 @@ class Hook(BaseModel):
     secret: SecretStr = SecretStr("")
 
 
+def revealed(model: BaseModel) -> Document:
+    """Return the fields of a model as JSON has them, its secrets too."""
+    return {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in model}
+
+
 class Input(BaseModel):
     """A request: a graph, or a modifier (a workflow or recipe of ours) with what it sets."""
 

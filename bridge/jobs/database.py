@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import queue
 import sqlite3
 import threading
@@ -85,11 +86,15 @@ class Database:
         try:
             if self._path != ":memory:":
                 Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+                # For its owner alone, whatever the umask; SQLite gives the same rights to the files beside it.
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
             connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
             try:
                 self._check(connection)
+                self._make_private()
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA journal_size_limit=16000000")
+                connection.execute("PRAGMA secure_delete=FAST")  # what was a secret is zeros once it is deleted
                 # One transaction: a crash in between must not leave tables without a version.
                 connection.executescript(f"BEGIN;{self._schema};PRAGMA user_version={self._version};COMMIT;")
             except BaseException:
@@ -107,6 +112,14 @@ class Database:
             return
         what = f"of version {found}, and this bridge needs {self._version}" if found else "a database of something else"
         raise StoreError(f"the store {self._path} is {what}; move the file away, or name another one in store.url")
+
+    def _make_private(self) -> None:
+        if os.name != "posix" or self._path == ":memory:":
+            return
+        for ending in ("", "-wal", "-shm"):
+            # One that somebody else owns is theirs to open or close.
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                Path(self._path + ending).chmod(0o600)
 
     def _work(self, connection: sqlite3.Connection) -> None:
         with contextlib.closing(connection):

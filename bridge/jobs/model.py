@@ -164,6 +164,9 @@ class Job:
     """Command and key of the transaction that it was accepted in."""
     alias: str | None = None
     """A name that the caller chose for it."""
+    owed: Mapping[str, Any] | None = field(default=None, repr=False)
+    """What is to be delivered at its end, as the face that took it wrote it down. It may hold secrets: `Store.add`
+    keeps it apart, and only until it is delivered."""
     backend: str | None = None
     """The backend that it was handed to; None while it waits."""
     client_id: str | None = None

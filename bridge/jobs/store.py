@@ -1,4 +1,4 @@
-"""What outlives the process: jobs and results, values, media, transactions, retained topics."""
+"""What outlives the process: jobs and results, what is owed, values, media, transactions, retained topics."""
 
 from __future__ import annotations
 
@@ -31,10 +31,15 @@ CREATE TABLE IF NOT EXISTS transactions (
     command TEXT, key TEXT, at REAL NOT NULL, reply TEXT NOT NULL, PRIMARY KEY (command, key)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS media (sha256 TEXT PRIMARY KEY, used_at REAL NOT NULL, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS deliveries (
+    id TEXT PRIMARY KEY, at REAL NOT NULL, owed INTEGER NOT NULL, note TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS deliveries_owed ON deliveries (at) WHERE owed = 1;
 CREATE TABLE IF NOT EXISTS retained (topic TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _VERSION = 1
-_FIELDS = tuple(field.name for field in dataclasses.fields(Job))
+_KEEP = "INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?)"
+_FIELDS = tuple(field.name for field in dataclasses.fields(Job) if field.name != "owed")
 TRANSACTION_AGE = 600.0
 
 
@@ -64,11 +69,12 @@ class Store:
     # Jobs
 
     async def add(self, jobs: Sequence[tuple[Job, bytes]]) -> None:
-        """Write new jobs, each with its dumped Payload, all or none; on the disk when this returns.
+        """Write new jobs, each with its dumped Payload and what is owed, all or none; on the disk when this returns.
 
         A job without an `order` gets the next one.
         """
         rows = []
+        owed = [(job.id, self._clock(), 1, json.dumps(job.owed)) for job, _ in jobs if job.owed is not None]
         for job, payload in jobs:
             self._position += 1
             job.order = job.order or self._position
@@ -79,6 +85,7 @@ class Store:
 
         def write(db: sqlite3.Connection) -> None:
             db.executemany(sql, rows)
+            db.executemany(_KEEP, owed)
 
         await self._database.run(write, durable=True)
 
@@ -183,6 +190,27 @@ class Store:
 
         return self._database.start(write)
 
+    # Deliveries: what is sent to others at the end of a job, as its face wrote it down
+
+    async def owed(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return what is not delivered yet, the oldest first: the job's id (or another one of its own), the note."""
+        rows = await self._rows("SELECT id, note FROM deliveries WHERE owed = 1 ORDER BY at")
+        return [(delivery_id, json.loads(note)) for delivery_id, note in rows]
+
+    async def delivery(self, delivery_id: str) -> dict[str, Any] | None:
+        """Return the note of one, delivered or not."""
+        rows = await self._rows("SELECT note FROM deliveries WHERE id = ?", delivery_id)
+        return json.loads(rows[0][0]) if rows else None
+
+    async def keep_delivery(self, delivery_id: str, note: Mapping[str, Any], *, owed: bool) -> None:
+        """Keep a note instead of the one before; one that is not owed goes with its job."""
+        row = (delivery_id, self._clock(), int(owed), json.dumps(note))
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute(_KEEP, row)
+
+        await self._database.run(write)
+
     # Transactions
 
     async def transactions(self) -> list[tuple[str, str, float, dict[str, Any]]]:
@@ -252,6 +280,7 @@ class Store:
         def write(db: sqlite3.Connection) -> int:
             keep = json.dumps(sorted({*media_in_use, *_media_of_jobs(db, cutoff)}))
             gone = db.execute("DELETE FROM jobs WHERE final = 1 AND finished_at < ?", (cutoff,)).rowcount
+            db.execute("DELETE FROM deliveries WHERE at < ? AND id NOT IN (SELECT id FROM jobs)", (cutoff,))
             db.execute("DELETE FROM transactions WHERE at < ?", (now - TRANSACTION_AGE,))
             db.execute(
                 "DELETE FROM media WHERE used_at < ? AND sha256 NOT IN (SELECT value FROM json_each(?))", (cutoff, keep)

@@ -25,6 +25,8 @@ from bridge.errors import BadValue, FileMissing, NotAllowed, TimedOut, TooLarge
 _REDIRECTS = 5
 _CHUNK = 65536
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_PUBLIC = ipaddress.IPv6Network("2000::/3")
+"""All that is given out of IPv6: what lies beside it leads into some network of ours, if anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Guard:
         Raises BadValue (not an http address), NotAllowed, TooLarge, TimedOut, and FileMissing for everything that
         keeps the file from us.
         """
-        with _told(address, self._time_limit):
+        with _told(_shown(address), self._time_limit):
             async with asyncio.timeout(self._time_limit):
                 return await self._follow(address, max_bytes)
 
@@ -60,9 +62,10 @@ class Guard:
     ) -> int:
         """Send bytes to an address and return the status of the answer. A redirect is an answer and not followed.
 
-        Raises BadValue, NotAllowed, TimedOut (after `time_limit` seconds), and FileMissing if nobody is there.
+        An error names the address without its path. Raises BadValue, NotAllowed, TimedOut (after `time_limit`
+        seconds), and FileMissing if nobody is there.
         """
-        with _told(address, time_limit):
+        with _told(_place(address), time_limit):
             async with asyncio.timeout(time_limit), self._session() as session:
                 url = _parsed(address)
                 self._check_literal(url)
@@ -104,7 +107,7 @@ class Guard:
         ip = ipaddress.ip_address(address.split("%", 1)[0])
         if isinstance(ip, ipaddress.IPv6Address):
             ip = _inner(ip)
-        if ip.is_global and not ip.is_multicast:
+        if ip.is_global and not ip.is_multicast and (ip.version == 4 or ip in _PUBLIC):
             return
         for entry in self._allowed:
             try:
@@ -116,19 +119,19 @@ class Guard:
 
 
 @contextmanager
-def _told(address: str, time_limit: float) -> Iterator[None]:
-    """Turn what goes wrong with an address into our errors."""
+def _told(shown: str, time_limit: float) -> Iterator[None]:
+    """Turn what goes wrong with an address into our errors; they name it as `shown`."""
     try:
         yield
     except TimeoutError:
-        raise TimedOut(f"{_shown(address)} did not answer within {time_limit:g} s") from None
+        raise TimedOut(f"{shown} did not answer within {time_limit:g} s") from None
     except _RefusedError as error:
         raise NotAllowed(
-            f"{_shown(address)} points to {error}, which is not a public address; "
+            f"{shown} points to {error}, which is not a public address; "
             "name its host or network in security.allowed_hosts to allow it"
         ) from None
     except (aiohttp.ClientError, OSError) as error:
-        raise FileMissing(f"{_shown(address)} cannot be fetched: {str(error) or type(error).__name__}") from None
+        raise FileMissing(f"{shown} cannot be fetched: {str(error) or type(error).__name__}") from None
 
 
 class _RefusedError(Exception):
@@ -176,6 +179,11 @@ def _shown(address: str) -> str:
     except ValueError:
         return repr(re.sub(r"\S*@", "…@", address.partition("?")[0])[:100])
     return str(url)[:200]
+
+
+def _place(address: str) -> str:
+    """Return scheme, host and port of an address: the path of a webhook may be its secret."""
+    return "/".join(_shown(address).split("/")[:3])
 
 
 async def _read(response: aiohttp.ClientResponse, address: str, max_bytes: int) -> bytes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
-import hmac
 import io
 import json
 import uuid
@@ -21,9 +19,9 @@ from PIL import Image
 
 from bridge.testing import Orders
 from tests.support.bridge_process import bridge
-from tests.support.graphs import Graph, node, picture, plain, sleep
+from tests.support.graphs import Graph, fails, node, picture, plain, sleep
 from tests.support.http_house import PATIENCE, HttpHouse, http_house, told
-from tests.support.web import Web, serving
+from tests.support.web import serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LAN = {"allowed_hosts": ["127.0.0.1"]}
@@ -34,10 +32,6 @@ SHAPE = {"id", "message", "status", "comfyui_response", "output", "timings"}
 async def here(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[HttpHouse]:
     async with http_house(tmp_path_factory.mktemp("wrapper"), security=LAN) as house:
         yield house
-
-
-def fails(message: str) -> Graph:
-    return {"1": node("StandInFail", message=message), "2": node("PreviewAny", source=["1", 0])}
 
 
 async def sync(house: HttpHouse, given: dict[str, Any], status: int = 200, **more: Any) -> dict[str, Any]:
@@ -487,144 +481,6 @@ async def test_open_streams_end_with_the_bridge(tmp_path: Path) -> None:
             documents = [one.data async for one in events]
         assert documents[-1]["status"] == "error"
         await asyncio.wait({house.task})
-
-
-# Webhooks
-
-
-class Hooked:
-    """Takes webhooks; the first ones are answered with `statuses`."""
-
-    def __init__(self, *statuses: int) -> None:
-        self.statuses = list(statuses)
-        self.bodies: list[bytes] = []
-        self.signatures: list[str | None] = []
-        self.taken = asyncio.Event()
-
-    async def answer(self, request: web.Request) -> web.Response:
-        self.bodies.append(await request.read())
-        self.signatures.append(request.headers.get("X-Webhook-Signature"))
-        if self.statuses:
-            return web.Response(status=self.statuses.pop(0))
-        self.taken.set()
-        return web.Response()
-
-
-async def hooked(house: HttpHouse, hook: Hooked, given: dict[str, Any], **more: Any) -> dict[str, Any]:
-    async with serving(hook.answer) as site:
-        webhook = {"url": site.url("/hook"), **more}
-        await house.http.post("/generate", json={"input": {**given, "webhook": webhook}})
-        async with asyncio.timeout(PATIENCE):
-            await hook.taken.wait()
-    document: dict[str, Any] = json.loads(hook.bodies[-1])
-    return document
-
-
-async def test_a_webhook_has_the_result_and_a_signature(here: HttpHouse) -> None:
-    hook = Hooked()
-    given = {"workflow_json": plain(prefix="hook"), "return_outputs_as_base64": True, "request_id": "hook"}
-    document = await hooked(here, hook, given, secret="shh", extra_params={"order": 7})
-    assert set(document) == {"id", "status", "message", "output", "timings", "extra"}
-    assert (document["id"], document["status"], document["extra"]) == ("hook", "completed", {"order": 7})
-    assert document["output"][0]["data"]
-    expected = hmac.new(b"shh", hook.bodies[0], hashlib.sha256).hexdigest()
-    assert hook.signatures == [f"sha256={expected}"]
-
-
-async def test_a_webhook_is_tried_again(here: HttpHouse) -> None:
-    hook = Hooked(503)
-    document = await hooked(here, hook, {"workflow_json": plain(prefix="retry")})
-    assert len(hook.bodies) == 2
-    assert hook.bodies[0] == hook.bodies[1]
-    assert hook.signatures == [None, None]
-    assert "extra" not in document
-
-
-@pytest.mark.parametrize(
-    ("given", "status"),
-    [({"workflow_json": fails("no")}, "failed"), ({"modifier": "Nobody"}, "failed")],
-    ids=["job", "no job"],
-)
-async def test_a_webhook_tells_every_outcome(here: HttpHouse, given: dict[str, Any], status: str) -> None:
-    assert (await hooked(here, Hooked(), given))["status"] == status
-
-
-async def test_the_secret_of_the_settings_signs_too(tmp_path: Path) -> None:
-    async with http_house(tmp_path, security=LAN, webhooks={"secret": "ours"}) as house:
-        hook = Hooked()
-        await hooked(house, hook, {"workflow_json": plain()})
-        expected = hmac.new(b"ours", hook.bodies[0], hashlib.sha256).hexdigest()
-        assert hook.signatures == [f"sha256={expected}"]
-
-
-async def test_a_webhook_to_the_inner_network_is_refused(tmp_path: Path) -> None:
-    async with http_house(tmp_path) as house:
-        hook = Hooked()
-        async with serving(hook.answer) as site:
-            given = {"workflow_json": plain(), "webhook": {"url": site.url("/hook")}, "request_id": "inner"}
-            await sync(house, given)
-            await sync(house, {"workflow_json": plain(prefix="later")})
-        assert site.asked == []
-
-
-# Buckets
-
-
-class Storage:
-    """Takes what is put, as S3 would; what is wrong with a request it tells by 403."""
-
-    def __init__(self, status: int = 200) -> None:
-        self.status = status
-        self.objects: dict[str, tuple[bytes, str]] = {}
-
-    async def answer(self, request: web.Request) -> web.Response:
-        signed = {"X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Signature"}
-        if not signed <= set(request.query):
-            return web.Response(status=403)
-        if request.method == "PUT":
-            if self.status == 200:
-                self.objects[request.path] = (await request.read(), request.content_type)
-            return web.Response(status=self.status)
-        data, content_type = self.objects[request.path]
-        return web.Response(body=data, content_type=content_type)
-
-
-def bucket(site: Web) -> dict[str, Any]:
-    return {
-        "access_key_id": "key",
-        "secret_access_key": "secret",
-        "endpoint_url": site.url(""),
-        "bucket_name": "pictures",
-        "connect_attempts": 1,
-    }
-
-
-async def test_outputs_go_to_a_bucket(here: HttpHouse) -> None:
-    storage = Storage()
-    async with serving(storage.answer) as site:
-        given = {"workflow_json": plain(prefix="stored"), "request_id": "../stored", "s3": bucket(site)}
-        result = await sync(here, given)
-        output = result["output"][0]
-        assert list(storage.objects) == [f"/pictures/___stored/{output['filename']}"]
-        got = await here.http.get(output["url"])
-        assert (got.status_code, got.headers["content-type"]) == (200, "image/png")
-        assert "upload_error" not in output
-        assert result["timings"]["postprocess_ms"] >= 0
-
-
-async def test_an_upload_that_fails_is_told_of_its_output(here: HttpHouse) -> None:
-    async with serving(Storage(403).answer) as site:
-        result = await sync(here, {"workflow_json": plain(prefix="unstored"), "s3": bucket(site)})
-        assert result["status"] == "completed"
-        assert "403" in result["output"][0]["upload_error"]
-        assert "secret" not in json.dumps(result)
-
-
-async def test_a_bucket_in_the_inner_network_is_refused(tmp_path: Path) -> None:
-    async with http_house(tmp_path) as house, serving(Storage().answer) as site:
-        result = await sync(house, {"workflow_json": plain(), "s3": bucket(site)})
-        assert "security.allowed_hosts" in result["output"][0]["upload_error"]
-        assert site.asked == []
 
 
 async def test_a_job_that_comfyui_lost_is_502(tmp_path: Path) -> None:

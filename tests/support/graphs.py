@@ -67,6 +67,11 @@ def sleep(seconds: float, steps: int = 100) -> Graph:
     }
 
 
+def fails(message: str) -> Graph:
+    """Ends with an error of ComfyUI."""
+    return {"1": node("StandInFail", message=message), "2": node("PreviewAny", source=["1", 0])}
+
+
 def plain(*, color: int = 255, size: int = 16, prefix: str = "plain", batch: int = 1) -> Graph:
     """No model: quick."""
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 
@@ -9,18 +10,27 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
-from bridge.delivery.buckets import Bucket
+from bridge.delivery.buckets import Bucket, check_available
+from bridge.delivery.sending import Patience
 from bridge.delivery.webhooks import Webhooks, signature
 from bridge.errors import BackendOffline, BadValue, Unsupported
 from bridge.media.guard import Guard
+from tests.support.brokers import free_port, until
 from tests.support.web import Web, serving
 
 LOCAL = Guard(["127.0.0.1"])
 
 
-async def posted(site: Web, *, secret: str | None = None) -> bool:
+QUICK = Patience(attempts=4, pause=0.01)
+
+
+async def empty() -> bytes:
+    return b"{}"
+
+
+async def posted(site: Web, *, secret: str | None = None, guard: Guard = LOCAL) -> bool:
     hidden = None if secret is None else SecretStr(secret)
-    return await Webhooks(LOCAL, pause=0.01).send(site.url("/hook"), b"{}", secret=hidden)
+    return await Webhooks(guard, patience=QUICK).send(site.url("/hook"), empty, secret=hidden)
 
 
 @pytest.mark.parametrize(
@@ -56,8 +66,60 @@ async def test_a_webhook_to_an_inner_address_is_not_sent() -> None:
         raise AssertionError(request)
 
     async with serving(answer) as site:
-        assert not await Webhooks(Guard(), pause=0.01).send(site.url("/hook"), b"{}", secret=None)
+        assert not await posted(site, guard=Guard())
         assert site.asked == []
+
+
+async def test_a_webhook_is_given_up_when_its_time_is_over() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        del request
+        return web.Response(status=503)
+
+    async with serving(answer) as site:
+        hooks = Webhooks(LOCAL, patience=Patience(attempts=1000, pause=0.01))
+        assert not await hooks.send(site.url("/hook"), empty, secret=None, within=0.2)
+        assert 1 <= len(site.asked) < 20
+
+
+async def test_the_log_does_not_tell_where_a_webhook_goes_to(caplog: pytest.LogCaptureFixture) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        await asyncio.sleep(60)
+        raise AssertionError(request)
+
+    async with serving(answer) as site:
+        hooks = Webhooks(LOCAL, patience=Patience(attempts=2, pause=0.01))
+        for address in (site.url("/T0/hidden?x=hidden", user="hidden"), f"http://127.0.0.1:{free_port()}/hidden"):
+            assert not await hooks.send(address, empty, secret=SecretStr("hidden"), time_limit=0.1)
+        assert not await Webhooks(Guard()).send(site.url("/hidden"), empty, secret=None)
+    assert len(caplog.records) >= 3
+    assert "hidden" not in caplog.text
+
+
+async def test_a_slow_host_holds_up_its_own_webhooks_only() -> None:
+    many, under_way, free = 6, 0, asyncio.Event()
+    most = 0
+
+    async def slow(request: web.Request) -> web.Response:
+        nonlocal under_way, most
+        del request
+        under_way += 1
+        most = max(most, under_way)
+        await free.wait()
+        under_way -= 1
+        return web.Response()
+
+    async def quick(request: web.Request) -> web.Response:
+        del request
+        return web.Response()
+
+    async with serving(slow) as tarpit, serving(quick) as other:
+        hooks = Webhooks(LOCAL, patience=QUICK)
+        stuck = [asyncio.create_task(hooks.send(tarpit.url(), empty, secret=None)) for _ in range(many)]
+        await until(lambda: most)
+        assert await hooks.send(other.url(), empty, secret=None)
+        free.set()
+        assert all(await asyncio.gather(*stuck))
+    assert most < many
 
 
 async def test_the_signature_is_of_the_bytes() -> None:
@@ -77,7 +139,13 @@ async def test_the_signature_is_of_the_bytes() -> None:
 def bucket(endpoint: str) -> Bucket:
     secret = SecretStr("secret")
     return Bucket(
-        LOCAL, name="b", key_id="key", secret=secret, endpoint=endpoint, region="eu-west-1", attempts=2, pause=0.01
+        LOCAL,
+        name="b",
+        key_id="key",
+        secret=secret,
+        endpoint=endpoint,
+        region="eu-west-1",
+        patience=Patience(attempts=2, pause=0.01),
     )
 
 
@@ -117,4 +185,4 @@ async def test_an_endpoint_that_is_none_is_refused() -> None:
 def test_without_the_extra_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(Unsupported, match="storage"):
-        bucket("http://127.0.0.1:9")
+        check_available()

@@ -129,6 +129,58 @@ async def test_finished_jobs_come_newest_first(url: str, clock: Clock) -> None:
         assert [one.id for one in await opened.finished(3)] == ["j3", "j2", "j1"]
 
 
+# Deliveries
+
+
+async def test_what_is_owed_is_written_with_the_job_and_nowhere_else(url: str, clock: Clock) -> None:
+    one, other = job("a", owed={"secret": "hidden"}), job("b")
+    async with store(url, clock) as first:
+        await first.add([entry(one), entry(other)])
+    async with store(url, clock) as second:
+        assert await second.owed() == [("a", {"secret": "hidden"})]
+        assert await second.delivery("b") is None
+        assert "hidden" not in repr(one)
+        assert (await second.unfinished())[0].owed is None
+        await second.keep_delivery("a", {"url": "x"}, owed=False)
+        assert await second.owed() == []
+        assert await second.delivery("a") == {"url": "x"}
+
+
+def written(url: str) -> bytes:
+    return Path(url.removeprefix("sqlite:///")).read_bytes()
+
+
+async def test_a_secret_is_gone_from_the_file_once_it_is_delivered(url: str, clock: Clock) -> None:
+    async with store(url, clock) as first:
+        await first.add([entry(job("a", owed={"secret": "hidden-key"}))])
+        await first.keep_delivery("a", {}, owed=False)
+    assert b"hidden-key" not in written(url)
+
+
+async def test_what_was_delivered_goes_with_its_job(url: str, clock: Clock) -> None:
+    async with store(url, clock) as first:
+        await first.add([entry(job("old", owed={})), entry(job("waits", owed={}))])
+        await first.keep_delivery("none", {}, owed=True)
+        await first.save(ended(job("old"), clock.now))
+        clock.now += 8 * DAY
+        assert await first.prune(media_in_use=()) == 1
+        assert await first.owed() == [("waits", {})]
+
+
+def rights(folder: Path) -> set[int]:
+    return {file.stat().st_mode & 0o777 for file in folder.iterdir()}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights of files")
+async def test_the_files_are_for_their_owner_alone(tmp_path: Path, clock: Clock) -> None:
+    url = f"sqlite:///{tmp_path / 'bridge.db'}"
+    for name in ("new", "opened before"):
+        async with store(url, clock) as first:
+            await first.add([entry(job(name))])
+            assert rights(tmp_path) == {0o600}
+        (tmp_path / "bridge.db").chmod(0o644)
+
+
 # Facts, transactions, media, retained topics
 
 

@@ -87,6 +87,10 @@ async def test_the_own_machine_is_refused_by_default(site: Web, host: str) -> No
         "[64:ff9b::7f00:1]",
         "[2002:7f00:1::]",
         "[::]",
+        "[::127.0.0.1]",
+        "[fec0::1]",
+        "[64:ff9b:1::7f00:1]",
+        "[100::1]",
     ],
 )
 async def test_private_addresses_are_refused(host: str) -> None:

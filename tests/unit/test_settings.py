@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import SettingsError
@@ -258,6 +258,7 @@ sections = st.sampled_from(sorted(Settings.model_fields))
 keys = st.sampled_from(["url", "urls", "password", "port", "dir", "prompt", "allowed_hosts", "depth", "x", ""])
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(st.dictionaries(sections, json_values | st.dictionaries(keys, json_values, max_size=2), max_size=2))
 def test_arbitrary_settings_are_right_or_one_error(overrides: dict[str, Any]) -> None:
     try:
