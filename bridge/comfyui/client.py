@@ -88,13 +88,16 @@ class ComfyClient:
         """Queue a graph in API format. Never tried twice.
 
         `NodeErrors`, `InvalidGraph` or `TooLarge` if it is refused (`failures.rejection`). After `TimedOut` or
-        `ConnectionLost` ComfyUI may or may not have queued it: only its queue and history tell. The prompt id in the
-        answer counts; servers from before 2025-07 choose their own.
+        `ConnectionLost` (a proxy's 502, 503 or 504 too), and even after a 500, ComfyUI may or may not have queued it:
+        only its queue and history tell. The prompt id in the answer counts; servers from before 2025-07 choose their
+        own.
         """
         body = _prompt_body(graph, prompt_id, client_id, extra_data)
         answer = await self._http.request("POST", "/prompt", content=body, headers=_JSON)
         if answer.status in (400, 413, 500):
             raise rejection(answer.status, answer.body)
+        if answer.status > 500:
+            raise ConnectionLost(f"A proxy before ComfyUI at {self.url} answered {answer.status} to a prompt.")
         document = self._object(answer, "POST /prompt")
         taken_id, number = as_id(document.get("prompt_id")), document.get("number")
         if taken_id is None or not isinstance(number, int | float):

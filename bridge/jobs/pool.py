@@ -35,6 +35,7 @@ class Pool:
             backend
             for backend in self.backends
             if self._is_free(backend, now)
+            and job.id not in backend.leftovers  # what ends there would end this attempt too
             and not (several and backend.catalogue is not None and lacking(graph, backend.catalogue))
         ]
         if not free and several:

@@ -23,7 +23,7 @@ from bridge.jobs.pool import Pool
 from bridge.jobs.reconciler import Reconciler
 from bridge.jobs.reporter import Reporter
 from bridge.jobs.store import Store
-from bridge.jobs.submission import Again, Submitter, reserve
+from bridge.jobs.submission import Again, Submitter, refused_before, reserve
 from bridge.jobs.waiting import Waiting
 from bridge.settings import Settings
 from bridge.tasks import Tasks, log_failure
@@ -131,6 +131,7 @@ class Runner:
             if job.client_id is not None:
                 backend.socket.resume(job.client_id)
             active = Active(job, payload, submitted=True, ambiguous=True, epoch=backend.epoch, missed=True)
+            active.life.error = refused_before(job)
             self._report.begin(job)
             self._hold(backend, active)
             if job.interrupting:
@@ -300,6 +301,8 @@ class Runner:
                 if job.id not in self._waiting:  # interrupted meanwhile
                     return True
                 backend = self.pool.choose(job, payload.graph)
+            except errors.StoreError:  # a full disk passes
+                return False
             except errors.BridgeError as error:
                 self._waiting.remove(job.id)
                 self._finish_waiting(job, Status.FAILED, error.to_json())

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge import errors
-from bridge.comfyui.client import ConnectionLost
+from bridge.comfyui.client import ComfyClient, ConnectionLost
 from bridge.comfyui.failures import refused_nodes
 from bridge.jobs import documents
 from bridge.jobs.backend import Active, Backend
 from bridge.jobs.model import ImageValue, Job
 from bridge.jobs.store import Store
 from bridge.media import inputs
+from bridge.tasks import log_failure
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,14 @@ def reserve(job: Job, backend: Backend) -> None:
     job.backend, job.client_id, job.submitted = backend.name, backend.socket.client_id, True
 
 
+def refused_before(job: Job) -> errors.NodeErrors | None:
+    """Return what the server refused of a graph that it took, as it was noted in the job then."""
+    noted = job.error or {}
+    if noted.get("code") != errors.NodeErrors.code:
+        return None
+    return errors.NodeErrors(noted["message"], node=noted.get("node"), details=noted.get("details"))
+
+
 class Submitter:
     """Submits jobs. clock: seconds since the epoch."""
 
@@ -51,8 +60,9 @@ class Submitter:
         job = active.job
         if job.expires_at is not None and job.expires_at <= self._clock():
             raise documents.expired(job)
-        if not active.reserved:
-            await self._before_again(backend, job)
+        if job.attempts and not active.reserved and await self._known(backend, job):
+            await self._follow(backend, active)
+            return
         graph = {node: {**entry, "inputs": dict(entry["inputs"])} for node, entry in active.payload.graph.items()}
         try:
             for node, name, value in active.payload.images:
@@ -74,23 +84,28 @@ class Submitter:
         try:
             taken = await backend.client.submit(graph, prompt_id=job.id, client_id=job.client_id or "")
         except (ConnectionLost, errors.TimedOut) as error:
-            # ComfyUI may have it: the queue and the history will tell.
-            logger.info("the submission of %s to %s is in doubt: %s", job.id, backend.name, error.message)
-            active.ambiguous = active.submitted = True
-            backend.suspicious.set()
+            self._doubt(backend, active, error)
             return
         except errors.BackendOffline as error:
             job.submitted = False
             job.attempts -= 1
             raise Again(error, counts=False) from None
         except errors.InvalidGraph as error:
+            if (error.details or {}).get("status") != 500:
+                job.submitted = False
+                raise
+            # The graph was checked: the server is not well, and may have queued it all the same.
+            if await _may_have(backend.client, job.id):
+                self._doubt(backend, active, error)
+                return
             job.submitted = False
-            if (error.details or {}).get("status") == 500:  # the graph was checked: the server is not well
-                raise Again(error, counts=True, backend_failed=True) from None
-            raise
+            raise Again(error, counts=True, backend_failed=True) from None
         active.submitted = True
         if taken.node_errors:
-            active.life.error = refused_nodes(taken.node_errors)
+            # Said only once: a restart could not ask for it.
+            active.life.error = refused = refused_nodes(taken.node_errors)
+            job.error = refused.to_json()
+            self._store.save(job).add_done_callback(log_failure)
         if taken.prompt_id != job.id:
             logger.warning(
                 "ComfyUI at %s chooses its own prompt ids; it is too old (July 2025 is needed)", backend.name
@@ -98,17 +113,41 @@ class Submitter:
             await backend.client.delete_pending(taken.prompt_id)
             raise errors.Unsupported("this ComfyUI is too old for the bridge: it is from before July 2025")
 
-    async def _before_again(self, backend: Backend, job: Job) -> None:
-        """Make a server forget an earlier attempt: its history entry would be taken for the new one's."""
-        if not job.attempts:
-            return
+    @staticmethod
+    def _doubt(backend: Backend, active: Active, error: errors.BridgeError) -> None:
+        """Leave it to the queue and the history to tell whether ComfyUI has the prompt."""
+        logger.info("the submission of %s to %s is in doubt: %s", active.job.id, backend.name, error.message)
+        active.ambiguous = active.submitted = True
+        backend.suspicious.set()
+
+    async def _known(self, backend: Backend, job: Job) -> bool:
+        """Tell whether the server holds an earlier attempt, or ran it well.
+
+        One that ended otherwise it is made to forget: that history entry would be taken for the new attempt's.
+        """
+        client = backend.client
         try:
+            if await _queued(client, job.id):
+                return True
             if isinstance(job.error, dict) and job.error.get("code") == errors.OutOfMemory.code:
-                await backend.client.free(unload_models=True, free_memory=True)
-            while await backend.client.history(job.id) is not None:
-                await backend.client.delete_history(job.id)
+                await client.free(unload_models=True, free_memory=True)
+            while (entry := await client.history(job.id)) is not None:
+                if entry.status_str == "success":
+                    return True
+                await client.delete_history(job.id)
         except (errors.BackendOffline, errors.TimedOut) as error:
             raise Again(error, counts=False) from None
+        return False
+
+    async def _follow(self, backend: Backend, active: Active) -> None:
+        """Take up an attempt that the server has already, as after a restart of the bridge."""
+        job = active.job
+        logger.info("%s has the job %s already", backend.name, job.id)
+        job.backend, job.submitted = backend.name, True
+        await self._store.save(job)
+        active.epoch = backend.epoch
+        active.submitted = active.ambiguous = active.missed = True
+        backend.suspicious.set()
 
     async def _uploaded(self, backend: Backend, value: ImageValue) -> str:
         key = f"{value.filename} {value.sha256} {value.mask}"
@@ -116,3 +155,16 @@ class Submitter:
         if name is None:
             name = backend.uploaded[key] = await inputs.upload(backend.client, self._store, value)
         return name
+
+
+async def _queued(client: ComfyClient, prompt_id: str) -> bool:
+    queue = await client.queue()
+    return any(item.prompt_id == prompt_id for item in (*queue.running, *queue.pending))
+
+
+async def _may_have(client: ComfyClient, prompt_id: str) -> bool:
+    """Tell whether the server knows a prompt; True too if it cannot be asked."""
+    try:
+        return await _queued(client, prompt_id) or await client.history(prompt_id) is not None
+    except (errors.BackendOffline, errors.TimedOut):
+        return True

@@ -26,12 +26,14 @@ class Settings:
 class Faults:
     """Standing faults, read by the server when it acts; all may be changed at any time.
 
-    `refuse` and `view_error` count down by one with each request that they spoil.
+    `refuse` and `view_error` count down by one with each request that they spoil. `wrong_answer` is the HTTP status
+    that the next prompt is answered with although it was queued; 0: none.
     """
 
     silence: bool = False
     refuse: int = 0
     view_error: int = 0
+    wrong_answer: int = 0
     slow: float = 0.0
     hang: float = 0.0
 
@@ -96,7 +98,7 @@ def apply(document: Any, faults: Faults, settings: Settings) -> Orders:
             orders[name] = _amount(name, value)
         elif name == "silence":
             standing.append((faults, name, _flag(name, value)))
-        elif name in {"refuse", "view_error"}:
+        elif name in {"refuse", "view_error", "wrong_answer"}:
             standing.append((faults, name, int(_amount(name, value))))
         elif name in {"slow", "hang"}:
             standing.append((faults, name, _amount(name, value)))

@@ -132,6 +132,9 @@ class Routes:
         self.queue.put((number, prompt_id, document["prompt"], extra, verdict.outputs))
         self.standin.stats.submitted += 1
         await asyncio.sleep(faults.hang)
+        if faults.wrong_answer:
+            status, faults.wrong_answer = faults.wrong_answer, 0
+            return web.Response(status=status, text="answered wrongly on purpose")
         return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})
 
     async def get_queue(self, _: web.Request) -> web.Response:

@@ -166,7 +166,10 @@ async def test_a_prompt_that_vanishes(tmp_path: Path, broker_port: int) -> None:
         assert here.comfy.stats.started == {ids[0]: 2, ids[1]: 1}
 
 
-@pytest.mark.parametrize("fault", [{"refuse": 2}, {"slow": 0.25}, {"hang": 1.5}, {"view_error": 1}])
+@pytest.mark.parametrize(
+    "fault",
+    [{"refuse": 2}, {"slow": 0.25}, {"hang": 1.5}, {"view_error": 1}, {"wrong_answer": 500}, {"wrong_answer": 504}],
+)
 async def test_answers_that_fail_or_take_long(tmp_path: Path, broker_port: int, fault: dict[str, float]) -> None:
     async with faulty(tmp_path, broker_port) as here:
         for name, value in fault.items():

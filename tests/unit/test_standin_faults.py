@@ -57,6 +57,13 @@ async def test_refused_prompts_and_views() -> None:
         assert [(await peer.http.get("/view", params=missing)).status_code for _ in range(2)] == [500, 404]
 
 
+async def test_a_prompt_that_is_taken_and_answered_wrongly() -> None:
+    async with StandIn() as standin, Peer(standin.url) as peer:
+        await order(peer, wrong_answer=502)
+        assert [(await peer.submit(save_graph())).status_code for _ in range(2)] == [502, 200]
+        assert standin.stats.submitted == 2
+
+
 async def test_refused_connections_come_back_on_the_same_port() -> None:
     async with StandIn() as standin, Peer(standin.url) as peer:
         await peer.next()
