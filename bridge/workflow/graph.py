@@ -28,10 +28,14 @@ EXPORT_HINT = (
 # What tools write beside the nodes. ComfyUI would answer such an entry with a 500, so it is left out;
 # any other entry that is no node is an error, since it is more likely a node gone wrong.
 _BESIDE_NODES = frozenset(
-    {"client_id", "config", "definitions", "extra", "extra_data", "extra_pnginfo", "front", "groups", "id"}
+    {"author", "client_id", "comment", "comments", "config", "description"}
+    | {"note", "notes", "title", "definitions", "extra", "extra_data", "extra_pnginfo", "front", "groups", "id"}
     | {"last_link_id", "last_node_id", "links", "models", "number", "partial_execution_targets", "prompt_id"}
     | {"revision", "version", "workflow"}
 )
+_WRAPPERS = ("prompt", "output")
+_OTHERS_WRAPPERS = ("input", "workflow", "workflow_json")
+_MOST_WRAPPINGS = 3
 _MAX_DEPTH = 64
 _A_NODE = 'A node looks like {"class_type": "KSampler", "inputs": {…}}.'
 
@@ -51,8 +55,9 @@ class Target:
 def read_graph(document: object, *, where: str = "the workflow") -> Graph:
     """The graph in a parsed JSON document, checked and normalised; the document stays untouched.
 
-    `{"prompt": {…}}` (the body of `POST /prompt`, with whatever stands beside it) and `{"output": {…}}` (what
-    the editor's `graphToPrompt` gives) are unwrapped. Node ids become strings, in links too; a missing `inputs`
+    `{"prompt": {…}}` (the body of `POST /prompt`, with whatever stands beside it), `{"output": {…}}` (what the
+    editor's `graphToPrompt` gives) and `{"input": {"workflow": {…}}}` (what serverless workers take, with
+    `workflow_json` too) are unwrapped. Node ids become strings, in links too; a missing `inputs`
     becomes `{}`; unknown keys of a node are kept; top-level entries that are no nodes and have one of the names
     that tools use (`version`, `extra_data`, … or `_…`) are left out.
 
@@ -84,10 +89,7 @@ def editors_file(document: object) -> Mapping[str, Any] | None:
     """The file of ComfyUI's editor that a parsed JSON document is, alone or as `{"workflow": …}`; None for a graph."""
     if not isinstance(document, dict):
         return None
-    for wrapper in ("prompt", "output"):
-        if isinstance(document.get(wrapper), dict):
-            return None
-    if any(isinstance(node, dict) and "class_type" in node for node in document.values()):
+    if any(isinstance(document.get(wrapper), dict) for wrapper in _WRAPPERS) or _has_nodes(document):
         return None
     inner = document if _is_editors(document) else document.get("workflow")
     return inner if isinstance(inner, dict) and _is_editors(inner) else None
@@ -211,18 +213,30 @@ def is_json(value: object) -> str | None:
 
 
 def _unwrap(document: object, where: str) -> dict[Any, Any]:
-    for wrapper in ("prompt", "output"):
-        inner = document.get(wrapper) if isinstance(document, dict) else None
-        if isinstance(inner, dict) and "class_type" not in inner:
-            document = inner
-            break
+    for _ in range(_MOST_WRAPPINGS):
+        document = _inner(document)
     if not isinstance(document, dict):
         raise InvalidGraph(f"{where} is {kind_of(document)}; a graph is an object of nodes by their ids. {_A_NODE}")
     # A graph with the editor's file beside it is a graph.
-    is_graph = any(isinstance(node, dict) and "class_type" in node for node in document.values())
-    if not is_graph and (_is_editors(document) or _is_editors(document.get("workflow"))):
+    if not _has_nodes(document) and (_is_editors(document) or _is_editors(document.get("workflow"))):
         raise UiFormat(f"{where} was saved for ComfyUI's editor; its API format is needed. {EXPORT_HINT}")
     return document
+
+
+def _inner(document: object) -> object:
+    for wrapper in (*_WRAPPERS, *_OTHERS_WRAPPERS):
+        inner = document.get(wrapper) if isinstance(document, dict) else None
+        if not isinstance(inner, dict) or "class_type" in inner:
+            continue
+        if wrapper in _WRAPPERS or not (_has_nodes(document) or _is_editors(inner)):
+            return inner
+    return document
+
+
+def _has_nodes(document: object) -> bool:
+    return isinstance(document, dict) and any(
+        isinstance(node, dict) and "class_type" in node for node in document.values()
+    )
 
 
 def _is_editors(document: object) -> bool:

@@ -30,12 +30,12 @@ STANDARD = (
 """The standard names, in the order in which parameters are listed."""
 
 _KINDS: dict[str, Type] = {
-    **dict.fromkeys(("seed", "steps", "width", "height", "batch"), "integer"),
-    **dict.fromkeys(("cfg", "denoise"), "number"),
+    **dict.fromkeys(("seed", "steps", "width", "height", "batch", "frames"), "integer"),
+    **dict.fromkeys(("cfg", "denoise", "fps", "seconds"), "number"),
     **dict.fromkeys(("sampler", "scheduler", "checkpoint", "lora"), "choice"),
     **dict.fromkeys(("image", "mask"), "image"),
 }
-_ORDER = (*STANDARD, "video", "audio", "color")
+_ORDER = (*STANDARD, "video", "audio", "frames", "fps", "seconds", "lyrics", "color")
 _TITLE_KINDS = {"IMAGE": "image", "MASK": "mask", "SEED": "seed", "MODEL": "checkpoint", "LORA": "lora"}
 
 
@@ -197,28 +197,30 @@ def _findings(graph: Graph, object_info: Mapping[str, Any] | None) -> Iterator[t
         for target in texts:
             same.setdefault(tracer.value(target), []).append(target)
         for group in same.values():
-            yield kind, group
-    for target in tracer.seeds():
-        yield "seed", (target,)
-    for group in tracer.steps():
-        yield "steps", group
-    for target in tracer.sampling("cfg", int, float) or tracer.guidance():
-        yield "cfg", (target,)
+            yield "lyrics" if group[0].input == "lyrics" else kind, group
+    for group in tracer.seeds():
+        yield "seed", group
     for kind, name, types in (
+        ("steps", "steps", (int,)),
+        ("cfg", "cfg", (int, float)),
         ("sampler", "sampler_name", (str,)),
         ("scheduler", "scheduler", (str,)),
         ("denoise", "denoise", (int, float)),
     ):
-        for target in tracer.sampling(name, *types):
-            yield kind, (target,)
+        found = tracer.stages(name, *types)
+        if kind == "cfg" and not found:
+            found = tracer.guidance()
+        for group in found:
+            yield kind, group
     for size in tracer.sizes():
-        for name, targets in size.items():
-            yield name.removesuffix("_size"), targets
+        yield from size.items()
+    for group in tracer.frame_rates():
+        yield "fps", group
     for kind, target in tracer.files():
         yield kind, (target,)
-    for target in tracer.literals("ckpt_name", "unet_name"):
+    for target in tracer.checkpoints():
         yield "checkpoint", (target,)
-    for target in tracer.literals("lora_name"):
+    for target in tracer.loras():
         yield "lora", (target,)
 
 
@@ -260,6 +262,9 @@ def _parameter(
         for target, value in zip(targets, values, strict=True)
     ]
     type_ = _type(kind, default, specs[0]) if declared in (None, "choice") else declared
+    told = [spec.type for target, spec in zip(targets, specs, strict=True) if _is_known(graph, target, object_info)]
+    if type_ == "number" and "integer" in told:
+        type_ = "integer"
     if declared == "choice" and type_ == "text":
         type_ = "choice"
     low, high = _narrowest(specs) if type_ in ("integer", "number") else (None, None)
@@ -280,6 +285,10 @@ def _parameter(
         choices=specs[0].choices if type_ == "choice" else (),
         seed=seed,
     )
+
+
+def _is_known(graph: Graph, target: Target, object_info: Mapping[str, Any] | None) -> bool:
+    return graph[target.node]["class_type"] in (object_info or {})
 
 
 def _type(kind: str, default: object, spec: Spec) -> Type:

@@ -6,28 +6,41 @@ names of ComfyUI's own. All results are in the order in which data flows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from bridge.workflow.graph import Graph, Target, flow_order, is_link, links, own_title
+from bridge.workflow.graph import Graph, Target, flow_order, is_link, links
 from bridge.workflow.kinds import MEDIA_TYPES, spec_of
 from bridge.workflow.outputs import live_nodes
+from bridge.workflow.texts import Texts
 
-# The input of a text encoder that matters most comes first.
-_ENCODER_TEXTS = (
-    *("text", "prompt", "user_prompt", "text_g", "t5xxl", "text_l", "clip_l", "clip_g", "t5", "llama", "bert", "mt5xl"),
-    *("tags", "lyrics", "string"),
+_LATENTS = (
+    *("samples", "latent", "latent_image", "samples1", "samples_to", "video_latent", "pixels", "image", "images"),
+    *("input", "pipe"),
 )
-_STRINGS = ("text", "value", "string", "string_a", "string_b", "prompt", "text_a", "text_b", "text1", "text2")
-_LATENTS = ("samples", "latent", "latent_image", "samples1", "samples_to", "pixels", "image", "images", "input")
-_SIZED_LINKS = ("latent_image", "latent", "samples", "image_embeds")
-_VALUES = ("value", "Value", "int", "float", "number", "Number")
+_HANDS_ON = re.compile(r"^(input|on_|any)", re.IGNORECASE)  # what switches call their inputs
+_SIZED_LINKS = ("latent_image", "latent", "samples", "image_embeds", "pipe")
 _SEEDS = ("seed", "noise_seed")
+_SIZES = {
+    "width": ("width", "empty_latent_width"),
+    "height": ("height", "empty_latent_height"),
+    "batch": ("batch_size",),
+    "frames": ("length", "num_frames", "video_frames"),
+    "seconds": ("seconds",),
+}
+_ALIASES = {"noise_seed": _SEEDS, "seed": _SEEDS, "sampler_name": ("sampler_name", "sampler")} | {
+    "steps": ("steps", "steps_total")
+}
+_MODEL_LOADER = re.compile(
+    r"^(?!.*(VAE|Clip|Text|Lora|Upscal|Control|Audio)).*(Video|DiT|Diffusion)\w*Loader", re.IGNORECASE
+)
+_RECORDS = re.compile(r"Save|Metadata")  # what writes down how a picture was made
+_LORA = re.compile(r"lora(_?\d+)?(_name)?(_?\d+)?", re.IGNORECASE)
+_VALUES = ("value", "Value", "int", "float", "number", "Number")
 _FEW = 3  # a node with more inputs than this is no mere holder of a value
 _SAMPLER_PARTS = ("noise", "guider", "sampler", "sigmas", "high_sigmas", "low_sigmas")
 _SAMPLING_INPUTS = ("seed", "noise_seed", "steps", "cfg", "sampler_name", "latent_image")
-_PROMPTS = ("prompt", "text", "text_positive", "positive_prompt", "positive", "user_prompt", "string", "value")
-_NEGATIVES = ("negative_prompt", "text_negative", "negative")
 
 
 class Tracer:
@@ -44,37 +57,28 @@ class Tracer:
 
     def texts(self) -> tuple[list[Target], list[Target]]:
         """The inputs that hold the texts: the positive ones, and the negative ones."""
-        guiders = {
-            self._inputs(node_id)["guider"][0]
-            for node_id in self._order
-            if is_link(self._inputs(node_id).get("guider"))
-        }
-        roots = [node_id for node_id in self._order if node_id in guiders or node_id in self._samplers]
-        positive, negative = self._texts_from(roots)
-        if not positive and not negative:
-            positive, negative = self._texts_from(self._order)
-        if not positive and not negative:
-            positive, negative = self._loose_texts()
-        known = set(positive)
-        return positive, [target for target in negative if target not in known]
+        return Texts(self._graph, self._order, self._samplers, self._object_info).find()
 
     def sampling(self, name: str, *types: type) -> list[Target]:
         """The literals of this input at the samplers and at what they are built from (noise, sigmas, guider)."""
         return self._literals(self._parts, (name,), types)
 
-    def seeds(self) -> list[Target]:
+    def seeds(self) -> list[list[Target]]:
         """The seeds: the samplers' first, then those of other nodes.
 
         That of a sampler which adds no noise of its own counts only when there is no other.
         """
         found = self._literals([*self._parts, *self._order], _SEEDS, (int,))
         noisy = [one for one in found if self._inputs(one.node).get("add_noise") not in ("disable", False)]
-        return noisy or found
+        return self._by_stage(noisy or found)
 
-    def steps(self) -> list[list[Target]]:
-        """The numbers of steps; the stages of one sampling (KSamplerAdvanced after KSamplerAdvanced) share one."""
+    def stages(self, name: str, *types: type) -> list[list[Target]]:
+        """As `sampling`; the stages of one sampling (KSamplerAdvanced after another) share what is the same."""
+        return self._by_stage(self.sampling(name, *types))
+
+    def _by_stage(self, targets: Iterable[Target]) -> list[list[Target]]:
         groups: list[list[Target]] = []
-        for target in self.sampling("steps", int):
+        for target in targets:
             before = self._stage_before(target.node)
             group = next((group for group in groups if before and any(one.node == before for one in group)), None)
             if group is not None and self.value(group[0]) == self.value(target):
@@ -84,7 +88,7 @@ class Tracer:
         return groups
 
     def sizes(self) -> list[dict[str, list[Target]]]:
-        """For each source of latents that feeds a sampler: its `width`, `height` and `batch_size`.
+        """For each source of latents that feeds a sampler: its `width`, `height`, `batch`, `frames`, `seconds`.
 
         Without a sampler, those of the nodes that start empty (EmptyImage with its `color`, …).
         """
@@ -95,12 +99,12 @@ class Tracer:
             source = self._size_source(link[0]) if link else None
             if source is not None:
                 sources.append(source)
-        names: tuple[str, ...] = ("width", "height", "batch_size")
+        kinds: dict[str, tuple[str, ...]] = dict(_SIZES)
         if not self._samplers:
             sources = [node_id for node_id in self._order if self._class(node_id).startswith("Empty")]
-            names = (*names, "color")
+            kinds["color"] = ("color",)
         sizes = [
-            {name: found for name in names if (found := self._literals([source], (name,), (int,)))}
+            {kind: found for kind, names in kinds.items() if (found := self._literals([source], names, (int, float)))}
             for source in sources
         ]
         if sizes:
@@ -117,13 +121,31 @@ class Tracer:
                         is_mask = kind == "image" and self._only_mask(node_id)
                         yield "mask" if is_mask else str(kind), Target(node_id, name)
 
-    def literals(self, *names: str) -> list[Target]:
-        """The texts of the inputs of these names, anywhere."""
-        return self._literals(self._order, names, (str,))
+    def frame_rates(self) -> list[list[Target]]:
+        """The frames per second of videos; where several nodes are told the same number, that is one."""
+        return self._alike("fps", "frame_rate")
 
-    def guidance(self) -> list[Target]:
+    def checkpoints(self) -> list[Target]:
+        """The files of the models that sample."""
+        loaders = [node_id for node_id in self._order if _MODEL_LOADER.search(self._class(node_id))]
+        found = self._literals(self._order, ("ckpt_name", "unet_name"), (str,))
+        others = self._literals(loaders, ("model", "model_name", "model_path"), (str,))
+        return [*found, *(target for target in others if target not in found)]
+
+    def loras(self) -> list[Target]:
+        """The files of LoRAs; the empty places of a stack are left out."""
+        return [
+            Target(node_id, name)
+            for node_id in self._order
+            for name, value in self._inputs(node_id).items()
+            if isinstance(value, str)
+            and (name == "lora_name" or (_LORA.fullmatch(name) and "lora" in self._class(node_id).lower()))
+            and not (value.lower() == "none" and any(char.isdigit() for char in name))
+        ]
+
+    def guidance(self) -> list[list[Target]]:
         """The distilled guidance of Flux and its like."""
-        return self._literals(self._order, ("guidance",), (int, float))
+        return self._alike("guidance")
 
     def value(self, target: Target) -> Any:
         """The literal of an input."""
@@ -138,6 +160,8 @@ class Tracer:
 
     def _is_sampler(self, node_id: str) -> bool:
         inputs = self._inputs(node_id)
+        if _RECORDS.search(self._class(node_id)):
+            return False
         if is_link(inputs.get("guider")):
             return True
         if "steps" in inputs and ("seed" in inputs or "noise_seed" in inputs):
@@ -173,83 +197,11 @@ class Tracer:
             stack.extend(inputs[name][0] for name in _SAMPLER_PARTS if is_link(inputs.get(name)))
         return [node_id for node_id in self._order if node_id in found]
 
-    def _texts_from(self, roots: Iterable[str]) -> tuple[list[Target], list[Target]]:
-        positive: dict[Target, None] = {}
-        negative: dict[Target, None] = {}
-        for node_id in roots:
-            inputs = self._inputs(node_id)
-            for name in _conditionings(inputs, "positive"):
-                positive.update(dict.fromkeys(self._conditioning(inputs[name], "positive")))
-            for name in _conditionings(inputs, "negative"):
-                if "negative" in name.lower() or "embeds" in name:
-                    negative.update(dict.fromkeys(self._conditioning(inputs[name], "negative")))
-        return list(positive), list(negative)
-
-    def _conditioning(self, link: Any, role: str) -> list[Target]:
-        """The texts behind a link of conditioning, through whatever passes conditioning on."""
-        found: list[Target] = []
-        seen: set[tuple[str, str]] = set()
-        stack = [(link, role)]
-        while stack:
-            (node_id, slot), side = stack.pop()
-            inputs = self._inputs(node_id)
-            names = {one for one in inputs if is_link(inputs[one])}
-            if slot in (0, 1) and all(any(one in name.lower() for name in names) for one in ("positive", "negative")):
-                # Nodes that take both sides give both, in this order.
-                side = ("positive", "negative")[slot]
-            if (node_id, side) in seen or self._class(node_id) == "ConditioningZeroOut":
-                continue
-            seen.add((node_id, side))
-            own = [name for name in (side, f"text_{side}", f"{side}_prompt") if isinstance(inputs.get(name), str)]
-            further = _conditionings(inputs, side)
-            if own:
-                found += [Target(node_id, name) for name in own[:1]]
-            elif further:
-                stack.extend((inputs[name], side) for name in reversed(further))
-            else:
-                found += self._encoder(node_id)
-        return found
-
-    def _encoder(self, node_id: str) -> list[Target]:
-        inputs = self._inputs(node_id)
-        found: list[Target] = []
-        for name in _ENCODER_TEXTS:
-            if isinstance(inputs.get(name), str):
-                found.append(Target(node_id, name))
-            elif is_link(inputs.get(name)):
-                found += self._strings(inputs[name][0])
-        return found
-
-    def _strings(self, start: str) -> list[Target]:
-        """The nodes that hold a text which arrives over links; a text that is itself linked comes before literals."""
-        found: list[Target] = []
-        seen: set[str] = set()
-        stack = [start]
-        while stack:
-            node_id = stack.pop()
-            if node_id in seen:
-                continue
-            seen.add(node_id)
-            inputs = self._inputs(node_id)
-            further = [inputs[name][0] for name in (*_STRINGS, "") if is_link(inputs.get(name))]
-            if further:
-                stack.extend(reversed(further))
-            else:
-                found += [Target(node_id, name) for name in _STRINGS if isinstance(inputs.get(name), str)][:1]
-        return found
-
-    def _loose_texts(self) -> tuple[list[Target], list[Target]]:
-        """The texts of a graph without a sampler, told apart by the names of the inputs and by titles."""
-        positive: list[Target] = []
-        negative: list[Target] = []
-        for node_id in self._order:
-            inputs = self._inputs(node_id)
-            looks_negative = "negativ" in (own_title(self._graph[node_id]) or "").lower()
-            own = next((name for name in _PROMPTS if isinstance(inputs.get(name), str)), None)
-            if own is not None and not self._class(node_id).startswith(("Save", "Preview")):
-                (negative if looks_negative else positive).append(Target(node_id, own))
-            negative += [Target(node_id, name) for name in _NEGATIVES if isinstance(inputs.get(name), str)]
-        return positive, negative
+    def _alike(self, *names: str) -> list[list[Target]]:
+        same: dict[Any, list[Target]] = {}
+        for target in self._literals(self._order, names, (int, float)):
+            same.setdefault(self.value(target), []).append(target)
+        return list(same.values())
 
     def _literals(self, nodes: Iterable[str], names: Iterable[str], types: tuple[type, ...]) -> list[Target]:
         """The literals of these inputs, or those that feed them over links; each once."""
@@ -275,33 +227,35 @@ class Tracer:
                 fits = isinstance(value, types) and not isinstance(value, bool)
                 return Target(node_id, present) if fits else None
             node_id = value[0]
-            wanted = (*_SEEDS,) if name in _SEEDS else (name,)
+            wanted = _ALIASES.get(name, (name,))
             if len(self._inputs(node_id)) <= _FEW:
                 wanted += _VALUES
         return None
 
     def _stage_before(self, node_id: str) -> str | None:
         inputs = self._inputs(node_id)
-        if "start_at_step" not in inputs or not is_link(inputs.get("latent_image")):
-            return None
-        before = str(inputs["latent_image"][0])
-        return before if "start_at_step" in self._inputs(before) else None
+        for start, latent in (("start_at_step", "latent_image"), ("start_step", "samples")):
+            if start in inputs and is_link(inputs.get(latent)):
+                before = str(inputs[latent][0])
+                return before if start in self._inputs(before) else None
+        return None
 
     def _size_source(self, start: str) -> str | None:
         """The node behind a link of latents that has a size; none when another sampler comes first."""
         node_id: str | None = start
         while node_id is not None and not self._is_sampler(node_id):
             inputs = self._inputs(node_id)
-            if "width" in inputs and "height" in inputs:
+            if all(any(name in inputs for name in _SIZES[kind]) for kind in ("width", "height")) or "seconds" in inputs:
                 return node_id
-            node_id = next((inputs[name][0] for name in _LATENTS if is_link(inputs.get(name))), None)
+            names = [*_LATENTS, *(name for name in inputs if _HANDS_ON.search(name))]
+            node_id = next((inputs[name][0] for name in names if is_link(inputs.get(name))), None)
         return None
 
     def _add_shifts(self, size: dict[str, list[Target]]) -> None:
-        """Flux's ModelSamplingFlux is told the size of the picture once more."""
+        """Flux's ModelSamplingFlux and Flux2Scheduler are told the size of the picture once more."""
         for name in ("width", "height"):
             for node_id in self._order:
-                if name in size and self._class(node_id) == "ModelSamplingFlux":
+                if name in size and self._class(node_id) in ("ModelSamplingFlux", "Flux2Scheduler"):
                     again = Target(node_id, name)
                     if self._inputs(node_id).get(name) == self.value(size[name][0]) and again not in size[name]:
                         size[name].append(again)
@@ -321,17 +275,3 @@ class Tracer:
                 for _, source, slot in links(self._graph[node_id]):
                     self._used.setdefault(source, []).append((slot, self._class(node_id)))
         return self._used
-
-
-def _conditionings(inputs: Mapping[str, Any], side: str) -> list[str]:
-    """The names of the linked inputs that can bring the texts of one side."""
-    sides = [name for name, value in inputs.items() if is_link(value) and side in name.lower()]
-    either = [
-        name
-        for name, value in inputs.items()
-        if is_link(value)
-        and ("cond" in name.lower() or name in ("text_embeds", ""))
-        and "empty" not in name
-        and not any(one in name.lower() for one in ("positive", "negative"))
-    ]
-    return sides + either

@@ -38,6 +38,9 @@ def test_recorded_graphs_are_read_as_they_are(name: str) -> None:
     [
         {"prompt": {"1": SAVE}, "client_id": "abc", "extra_data": {}},
         {"output": {"1": SAVE}, "workflow": {"nodes": []}},
+        {"input": {"workflow": {"1": SAVE}, "images": []}},
+        {"input": {"request_id": "", "workflow_json": {"1": SAVE}}},
+        {"1": SAVE, "note": "made by hand", "workflow": {"name": "fox"}},
         {"1": SAVE, "version": 0.4, "extra_data": {"a": 1}, "_comment": "mine"},
         {"1": SAVE, "workflow": {"nodes": [], "links": []}},
         {1: {"class_type": "SaveImage"}},

@@ -79,7 +79,7 @@ def test_sdxl_base_and_refiner() -> None:
     assert found["negative"] == ["7.text", "16.text"]
     assert found["seed"] == ["10.noise_seed"]  # the refiner adds no noise
     assert found["steps"] == ["10.steps", "11.steps"]  # both count the same schedule
-    assert (found["cfg"], found["cfg_2"]) == (["10.cfg"], ["11.cfg"])
+    assert found["cfg"] == ["10.cfg", "11.cfg"]
     assert (found["checkpoint"], found["checkpoint_2"]) == (["4.ckpt_name"], ["12.ckpt_name"])
     assert found["width"] == ["5.width"]
     assert not {"seed_2", "prompt_2", "width_2", "denoise"} & found.keys()
@@ -456,3 +456,241 @@ def test_any_graph_gives_parameters_and_outputs(graph: Graph, known: bool) -> No
     assert not any(is_link(graph[target.node]["inputs"][target.input]) for target in targets)
     assert outputs(graph)
     json.dumps([one.to_json() for one in found])
+
+
+def sampler(**inputs: Any) -> dict[str, Any]:
+    given = {"seed": 1, "steps": 20, "cfg": 7, "sampler_name": "euler", "scheduler": "normal", "denoise": 1}
+    return node("KSampler", **{**given, "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0], **inputs})
+
+
+POSITIVE = node("CLIPTextEncode", text="a fox")
+NEGATIVE = node("CLIPTextEncode", text="blurry")
+LATENT = node("EmptyLatentImage", width=512, height=512, batch_size=1)
+SAVE = node("SaveImage", images=["3", 0], filename_prefix="out")
+
+
+def test_sides_come_from_the_links_whatever_slots_a_node_gives_them_in() -> None:
+    # InstantID, BrushNet, attention couple: the model is output 0, the sides are 1 and 2.
+    graph = graph_of(
+        n3=sampler(positive=["8", 1], negative=["8", 2]),
+        n5=LATENT,
+        n6=POSITIVE,
+        n7=NEGATIVE,
+        n8=node("ApplyInstantID", weight=0.8, positive=["6", 0], negative=["7", 0]),
+        n9=SAVE,
+    )
+    assert (table(derive(graph))["prompt"], table(derive(graph))["negative"]) == (["6.text"], ["7.text"])
+
+
+def test_short_names_of_sides() -> None:
+    graph = graph_of(
+        n3=node("XlabsSampler", noise_seed=1, steps=20, conditioning=["6", 0], neg_conditioning=["7", 0]),
+        n6=POSITIVE,
+        n7=NEGATIVE,
+        n9=SAVE,
+    )
+    assert (table(derive(graph))["prompt"], table(derive(graph))["negative"]) == (["6.text"], ["7.text"])
+
+
+def test_pipes_lead_to_the_texts_and_the_size() -> None:
+    graph = graph_of(
+        n1=node(
+            *("easy fullLoader",),
+            ckpt_name="a.safetensors",
+            lora_name="None",
+            positive="a fox",
+            negative="blurry",
+            empty_latent_width=640,
+            empty_latent_height=480,
+            batch_size=1,
+            clip_skip=-1,
+        ),
+        n2=node("easy preSampling", steps=20, cfg=8.0, sampler_name="euler", seed=7, denoise=1.0, pipe=["1", 0]),
+        n3=node("easy kSampler", pipe=["2", 0], image_output="Preview", save_prefix="ComfyUI"),
+    )
+    found = by_name(derive(graph))
+    assert (found["prompt"].default, found["negative"].default) == ("a fox", "blurry")
+    assert (found["width"].default, found["height"].default, found["seed"].default) == (640, 480, 7)
+
+
+def test_parts_of_a_pipe_that_are_edited_on_the_way() -> None:
+    graph = graph_of(
+        n1=node("ToBasicPipe", positive=["6", 0], negative=["7", 0]),
+        n2=node("EditBasicPipe", basic_pipe=["1", 0]),
+        n3=node("ImpactKSamplerBasicPipe", basic_pipe=["2", 0], latent_image=["5", 0], seed=1, steps=9, cfg=5.0),
+        n5=LATENT,
+        n6=POSITIVE,
+        n7=NEGATIVE,
+        n9=SAVE,
+    )
+    assert (table(derive(graph))["prompt"], table(derive(graph))["negative"]) == (["6.text"], ["7.text"])
+
+
+def test_a_text_is_followed_through_switches_joins_and_shows() -> None:
+    graph = graph_of(
+        n3=sampler(),
+        n5=LATENT,
+        n6=node("CLIPTextEncode", text=["10", 0]),
+        n7=node("CLIPTextEncode", text=["14", 0]),
+        n9=SAVE,
+        n10=node("easy showAnything", text="what was shown last", anything=["11", 0]),
+        n11=node("ComfySwitchNode", switch=False, on_false=["12", 0], on_true=["13", 0]),
+        n12=node("PrimitiveStringMultiline", "Prompt", value="a fox"),
+        n13=node("StringConcatenate", string_a=["12", 0], string_b="in the style of Monet", delimiter=" "),
+        n14=node("ImpactWildcardProcessor", wildcard_text="blurry", populated_text="blurry", mode="populate", seed=1),
+    )
+    assert table(derive(graph))["prompt"] == ["12.value"]
+    assert table(derive(graph))["negative"] == ["14.wildcard_text"]
+
+
+def test_a_text_that_a_model_writes_leaves_what_stands_beside_it() -> None:
+    graph = graph_of(
+        n3=sampler(),
+        n5=LATENT,
+        n6=node("CLIPTextEncode", text=["10", 0]),
+        n7=NEGATIVE,
+        n9=SAVE,
+        n10=node("StringConcatenate", string_a="photo of", string_b=["11", 2], delimiter=" "),
+        n11=node("Florence2Run", task="caption", image=["12", 0]),
+        n12=node("LoadImage", image="a.png"),
+    )
+    assert table(derive(graph))["prompt"] == ["10.string_a"]
+
+
+def test_an_encoder_of_an_unknown_make_gives_its_prompt() -> None:
+    graph = graph_of(
+        n3=sampler(positive=["6", 1], negative=["7", 0]),
+        n5=LATENT,
+        n6=node("LTXDirector", global_prompt="a fox runs", start_second=["8", 0], frame_rate=24.0),
+        n7=NEGATIVE,
+        n8=node("PrimitiveFloat", value=0),
+        n9=SAVE,
+    )
+    assert table(derive(graph))["prompt"] == ["6.global_prompt"]
+
+
+def test_without_a_sampler_no_formula_no_prefix_and_nothing_shown_is_a_prompt() -> None:
+    graph = graph_of(
+        n1=node("LoadImage", image="a.png"),
+        n2=node("SimpleMath+", value="a*b", a=2, b=3),
+        n3=node("ImageScale", image=["1", 0], width=["2", 0], height=512),
+        n4=node("ShowText|pysssss", text="shown", source=["2", 0]),
+        n5=node("Image Saver Metadata", positive="unknown", negative="unknown", images=["3", 0]),
+        n6=node("SaveImage", images=["3", 0], filename_prefix="out"),
+    )
+    assert list(table(derive(graph))) == ["image"]
+
+
+def test_the_stages_of_one_sampling_share_what_is_the_same_for_both() -> None:
+    two = {"positive": ["6", 0], "negative": ["7", 0], "steps": 20, "cfg": 3.5, "sampler_name": "euler"}
+    graph = graph_of(
+        n2=node("KSamplerAdvanced", noise_seed=1, start_at_step=0, latent_image=["5", 0], scheduler="simple", **two),
+        n3=node("KSamplerAdvanced", noise_seed=0, start_at_step=9, latent_image=["2", 0], scheduler="beta", **two),
+        n5=LATENT,
+        n6=POSITIVE,
+        n7=NEGATIVE,
+        n9=SAVE,
+    )
+    found = table(derive(graph))
+    assert (found["steps"], found["cfg"], found["sampler"]) == (
+        *(["2.steps", "3.steps"], ["2.cfg", "3.cfg"]),
+        ["2.sampler_name", "3.sampler_name"],
+    )
+    assert (found["scheduler"], found["scheduler_2"]) == (["2.scheduler"], ["3.scheduler"])  # not the same
+
+
+def test_video() -> None:
+    graph = graph_of(
+        n3=sampler(latent_image=["5", 2], positive=["5", 0], negative=["5", 1]),
+        n4=node("UNETLoader", unet_name="wan.safetensors"),
+        n5=node(
+            *("WanImageToVideo",),
+            positive=["6", 0],
+            negative=["7", 0],
+            start_image=["1", 0],
+            width=832,
+            height=480,
+            length=81,
+            batch_size=1,
+        ),
+        n1=node("LoadImage", image="a.png"),
+        n6=POSITIVE,
+        n7=NEGATIVE,
+        n8=node("CreateVideo", images=["3", 0], fps=16),
+        n9=node("SaveVideo", video=["8", 0], filename_prefix="out"),
+        n10=node("VHS_VideoCombine", images=["3", 0], frame_rate=16, filename_prefix="out"),
+    )
+    found = by_name(derive(graph))
+    assert (found["frames"].default, found["frames"].type, found["fps"].type) == (81, "integer", "number")
+    assert table(derive(graph))["fps"] == ["8.fps", "10.frame_rate"]
+    told = {"VHS_VideoCombine": {"input": {"required": {"frame_rate": ["INT", {"min": 1, "max": 60}]}}}}
+    told["CreateVideo"] = {"input": {"required": {"fps": ["FLOAT", {"min": 1.0, "max": 120.0}]}}}
+    fps = by_name(derive(graph, object_info=told))["fps"]
+    assert (fps.type, fps.min, fps.max) == ("integer", 1, 60)  # what both take
+
+
+def test_video_of_a_wrapper_with_its_own_loaders() -> None:
+    graph = graph_of(
+        n1=node("WanVideoModelLoader", model="wan_high.safetensors", base_precision="bf16", lora=["2", 0]),
+        n2=node("WanVideoLoraSelect", lora="fast.safetensors", strength=1.0),
+        n4=node("WanVideoVAELoader", model_name="vae.safetensors"),
+        n5=node("WanVideoEmptyEmbeds", width=832, height=480, num_frames=81),
+        n6=node("WanVideoTextEncode", positive_prompt="a fox", negative_prompt="blurry"),
+        n3=node(
+            *("WanVideoSampler",),
+            model=["1", 0],
+            image_embeds=["5", 0],
+            text_embeds=["6", 0],
+            start_step=0,
+            steps=6,
+            cfg=1.0,
+            seed=43,
+            scheduler="dpm++_sde",
+        ),
+        n9=SAVE,
+    )
+    found = {one.name: one.default for one in derive(graph)}
+    assert (found["checkpoint"], found["lora"]) == ("wan_high.safetensors", "fast.safetensors")
+    assert (found["width"], found["frames"], found["prompt"], found["negative"]) == (832, 81, "a fox", "blurry")
+
+
+def test_audio() -> None:
+    graph = graph_of(
+        n3=sampler(latent_image=["5", 0]),
+        n5=node("EmptyAceStepLatentAudio", seconds=120, batch_size=1),
+        n6=node("TextEncodeAceStepAudio", tags="rock, drums", lyrics="la la la", lyrics_strength=0.99),
+        n7=node("ConditioningZeroOut", conditioning=["6", 0]),
+        n9=node("SaveAudio", audio=["3", 0], filename_prefix="out"),
+    )
+    found = by_name(derive(graph))
+    assert (found["prompt"].default, found["lyrics"].default) == ("rock, drums", "la la la")
+    assert (found["seconds"].default, found["seconds"].type) == (120, "number")
+    assert "negative" not in found
+
+
+def test_empty_places_of_a_stack_of_loras_are_no_parameters() -> None:
+    stack = {"lora_01": "a.safetensors", "strength_01": 1.0, "lora_02": "None", "strength_02": 1.0}
+    graph = graph_of(
+        n3=sampler(model=["8", 0]),
+        n5=LATENT,
+        n6=POSITIVE,
+        n7=NEGATIVE,
+        n8=node("Lora Loader Stack (rgthree)", **stack),
+        n9=SAVE,
+    )
+    assert table(derive(graph))["lora"] == ["8.lora_01"]
+    assert "lora_2" not in table(derive(graph))
+
+
+def test_a_size_behind_a_switch_and_values_under_other_names() -> None:
+    graph = graph_of(
+        n1=node("Input Parameters (Image Saver)", seed=5, steps=28, cfg=6.0, sampler="dpmpp_2m", scheduler="karras"),
+        n3=sampler(latent_image=["8", 0], **{name: ["1", 0] for name in ("seed", "steps", "cfg", "sampler_name")}),
+        n5=LATENT,
+        n6=POSITIVE,
+        n7=NEGATIVE,
+        n8=node("ImpactSwitch", input1=["5", 0], select=1),
+        n9=SAVE,
+    )
+    found = table(derive(graph))
+    assert (found["width"], found["sampler"], found["steps"]) == (["5.width"], ["1.sampler"], ["1.steps"])
