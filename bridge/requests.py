@@ -10,14 +10,29 @@ import itertools
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
+from bridge.complaints import complaint
 from bridge.errors import BadPayload, BadValue
+from bridge.workflow.words import shown
 
 M = TypeVar("M", bound=BaseModel)
 
+_LEVELS = ("debug", "info", "warning", "error")
+_NEAR = 0.6
 _LAST_MOMENT = 253_402_300_799
 """The end of the year 9999."""
 
@@ -45,6 +60,19 @@ def _moment(value: object) -> object:
 def _whole(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a whole number")
+    return value
+
+
+def _level(value: str) -> str:
+    level = value.strip().lower()
+    if level not in _LEVELS:
+        raise ValueError(f"must be {', '.join(_LEVELS[:-1])} or {_LEVELS[-1]}, not {shown(value)}")
+    return level
+
+
+def _one_word(value: str) -> str:
+    if len(value.split()) != 1 or value != value.strip():
+        raise ValueError(f"must be a name without blanks, such as llama3.2, not {shown(value)}")
     return value
 
 
@@ -163,6 +191,12 @@ class Interrupt(Request):
     prompt_id: Name | None = None
     batch_id: Name | None = None
 
+    @model_validator(mode="after")
+    def _just_one(self) -> Self:
+        if self.prompt_id is not None and self.batch_id is not None:
+            raise ValueError("just one of prompt_id and batch_id is possible")
+        return self
+
 
 class JobRequest(Request):
     """Ask for one job."""
@@ -202,7 +236,7 @@ class Free(Request):
 class LogLevel(Request):
     """Change what is logged."""
 
-    level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")]
+    level: Annotated[str, AfterValidator(_level)]
 
 
 class Picture(Request):
@@ -286,7 +320,7 @@ class CancelPrompt(Request):
 class PullModel(Request):
     """Have Ollama download a model."""
 
-    model: Annotated[str, Field(min_length=1, max_length=300, pattern=r"^\S+$")]
+    model: Annotated[str, Field(max_length=300), AfterValidator(_one_word)]
 
 
 class PromptValues(Request):
@@ -305,31 +339,53 @@ class Nothing(Request):
 def parse(model: type[M], document: object) -> M:
     """Check a JSON document. Raises BadPayload that names the field and says what would be right."""
     if not isinstance(document, dict):
-        raise BadPayload(f"the payload must be a JSON object with {_fields(model)}")
+        raise BadPayload(f"the payload must be {_form(model)}")
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        sentences = [_sentence(model, one["type"], one["loc"], one["msg"]) for one in error.errors()]
-        raise BadPayload("; ".join(sentences)) from None
+        raise BadPayload("; ".join(_sentence(model, one) for one in error.errors())) from None
 
 
-def _sentence(model: type[BaseModel], kind: str, location: tuple[int | str, ...], message: str) -> str:
+def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
+    location = error["loc"]
     name = ".".join(str(part) for part in location)
-    if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _names(model), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there may be {_fields(model)}"
-        return f"{name} is not a field of this command; {hint}"
-    if kind == "missing":
-        return f"{name} is missing"
-    return f"{name}: {message.removeprefix('Value error, ').removeprefix('Input ')}"
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{shown(name)} is not a field of this command; {_instead(model, str(location[-1]))}"
+        case "missing":
+            return f"{name} is missing"
+    return f"{name}: {complaint(error)}" if name else complaint(error)
+
+
+def _instead(model: type[BaseModel], name: str) -> str:
+    """Return what is right instead of a field that there is not."""
+    names = _names(model)
+    if name in names:  # the second name of one that is given
+        return f"it is the same as {' and '.join(_names_beside(model, name))}, which is given too"
+    near = difflib.get_close_matches(name, names, n=1, cutoff=_NEAR)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    values = '; parameters go into values: {"values": {"…": …}}' if "values" in names else ""
+    return f"it takes {_fields(model)}{values}"
+
+
+def _names_of(field: str, info: FieldInfo) -> list[str]:
+    alias = info.validation_alias
+    return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [field]
 
 
 def _names(model: type[BaseModel]) -> list[str]:
-    names: list[str] = []
-    for name, field in model.model_fields.items():
-        alias = field.validation_alias
-        names += [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [name]
-    return names
+    return [name for field, info in model.model_fields.items() for name in _names_of(field, info)]
+
+
+def _names_beside(model: type[BaseModel], name: str) -> list[str]:
+    """Return the other names of a field."""
+    each = (_names_of(field, info) for field, info in model.model_fields.items())
+    return [other for names in each if name in names for other in names if other != name]
+
+
+def _form(model: type[BaseModel]) -> str:
+    return f"a JSON object with {_fields(model)}" if model.model_fields else "empty: this command takes no fields"
 
 
 def _fields(model: type[BaseModel]) -> str:

@@ -47,7 +47,7 @@ def test_every_field_of_every_command() -> None:
     assert requests.parse(requests.JobRequest, {"prompt_id": "x"}).prompt_id == "x"
     assert requests.parse(requests.JobsRequest, {}).limit == 100
     assert requests.parse(requests.Free, {"unload_models": False}).unload_models is False
-    assert requests.parse(requests.LogLevel, {"level": "debug"}).level == "debug"
+    assert requests.parse(requests.LogLevel, {"level": "DEBUG"}).level == "debug"
     requests.parse(requests.Nothing, {})
 
 
@@ -71,31 +71,31 @@ def test_moments(moment: Any, seconds: float) -> None:
     [
         (requests.Load, {}, "workflow is missing"),
         (requests.Load, {"workflow": " "}, "workflow: must not be empty"),
-        (requests.Load, {"workflow": 3}, "workflow: .*string"),
-        (requests.Load, {"workfow": "x"}, "workfow is not a field of this command; did you mean 'workflow'"),
+        (requests.Load, {"workflow": 3}, "workflow: must be a text, not 3"),
+        (requests.Load, {"workfow": "x"}, "'workfow' is not a field of this command; did you mean 'workflow'"),
         (requests.Load, [], "must be a JSON object with workflow"),
         (requests.Load, "fox", "must be a JSON object"),
         (requests.Load, None, "must be a JSON object"),
         (requests.UpdateText, {"node_id": 6}, "text is missing"),
-        (requests.UpdateText, {"node_id": 6, "text": 5}, "text: .*string"),
-        (requests.UpdateText, {"node_id": 6, "text": None}, "text: .*string"),
+        (requests.UpdateText, {"node_id": 6, "text": 5}, "text: must be a text, not 5"),
+        (requests.UpdateText, {"node_id": 6, "text": None}, "text: must be a text, not null"),
         (requests.UpdateText, {"node_id": True, "text": "x"}, "node_id: must be a node's id"),
         (requests.UpdateText, {"node_id": 6.5, "text": "x"}, "node_id: must be a node's id"),
         (requests.UpdateText, {"node": {"a": 1}, "text": "x"}, "node: must be a node's id"),
-        (requests.UpdateText, {"nodeid": 6, "text": "x"}, "nodeid is not a field.*did you mean 'node_id'"),
-        (requests.UpdateImage, {"file": "x"}, "file is not a field.*did you mean 'filename'"),
+        (requests.UpdateText, {"nodeid": 6, "text": "x"}, "'nodeid' is not a field.*did you mean 'node_id'"),
+        (requests.UpdateImage, {"file": "x"}, "'file' is not a field.*did you mean 'filename'"),
         (requests.UpdateImage, {"filename": ""}, "filename: must not be empty"),
-        (requests.UpdateImage, {"mask": "x"}, "mask: "),
+        (requests.UpdateImage, {"mask": "x"}, "mask: must be an object, not 'x'"),
         (
             requests.UpdateImage,
             {"filename": "x", "mask": {"urll": "x"}},
-            "mask.urll is not a field.*did you mean 'url'",
+            "'mask.urll' is not a field.*did you mean 'url'",
         ),
-        (requests.Queue, {"count": 0}, "count: .*greater than or equal to 1"),
-        (requests.Queue, {"count": "many"}, "count: .*integer"),
-        (requests.Queue, {"count": 1.5}, "count: .*integer"),
+        (requests.Queue, {"count": 0}, "count: must be at least 1, not 0"),
+        (requests.Queue, {"count": "many"}, "count: must be a whole number, not 'many'"),
+        (requests.Queue, {"count": 1.5}, "count: must be a whole number, not 1.5"),
         (requests.Queue, {"count": True}, "count: "),
-        (requests.Queue, {"priority": 10**9}, "priority: .*1000000"),
+        (requests.Queue, {"priority": 10**9}, "priority: must be at most 1000000, not 1000000000"),
         (requests.Queue, {"values": "x"}, "^values: "),  # defect 19
         (requests.Queue, {"values": [3]}, "^values"),
         (requests.Queue, {"expires_at": "tomorrow"}, "expires_at: must be a time in ISO 8601"),
@@ -105,13 +105,23 @@ def test_moments(moment: Any, seconds: float) -> None:
         (requests.Queue, {"expires_at": float("inf")}, "expires_at: must be a time between"),
         (requests.Queue, {"expires_at": 1_700_000_000_000}, "expires_at: .*in seconds since 1970"),
         (requests.Queue, {"expire_at": 3}, "did you mean 'expires_at'"),
-        (requests.Interrupt, {"prompt_id": 3}, "prompt_id: "),
+        (requests.Queue, {"grid": {"seed": 5}}, "grid.seed: must be a list, not 5"),
+        (requests.Queue, {"count": float("inf")}, "count: must be a finite number, not inf"),
+        (requests.Queue, {"prompt": "x"}, r"'prompt' is not a field.*parameters go into values: \{\"values\""),
+        (requests.UpdateText, {"node": 6, "node_id": 7, "text": "x"}, "'node' is.*the same as node_id, which is given"),
+        (requests.UpdateText, {"text": "x", "n" * 5000: 1}, "^.{,300}$"),
+        (requests.Interrupt, {"prompt_id": "a", "batch_id": "b"}, "^just one of prompt_id and batch_id is possible"),
+        (requests.Interrupt, {"prompt_id": 3}, "prompt_id: must be a text, not 3"),
         (requests.Interrupt, {"promptid": "x"}, "did you mean 'prompt_id'"),
         (requests.JobRequest, {}, "prompt_id is missing"),
-        (requests.JobsRequest, {"limit": 0}, "limit: "),
-        (requests.Free, {"unload_models": "perhaps"}, "unload_models: "),
-        (requests.LogLevel, {"level": "loud"}, "level: .*debug"),
-        (requests.Nothing, {"x": 1}, "x is not a field of this command; there may be no fields"),
+        (requests.JobsRequest, {"limit": 0}, "limit: must be at least 1, not 0"),
+        (requests.Free, {"unload_models": "perhaps"}, "unload_models: must be true or false, not 'perhaps'"),
+        (requests.LogLevel, {"level": "loud"}, "level: must be debug, info, warning or error, not 'loud'"),
+        (requests.PullModel, {"model": "a b"}, "model: must be a name without blanks, such as llama3.2, not 'a b'"),
+        (requests.WritePrompt, {"idea": "x" * 20_001}, "idea: must have at most 20000 characters"),
+        (requests.WritePrompt, {"images": ["x"] * 9}, "images: must have at most 8 entries, not 9"),
+        (requests.Nothing, [], "the payload must be empty: this command takes no fields"),
+        (requests.Nothing, {"x": 1}, "'x' is not a field of this command; it takes no fields"),
     ],
 )
 def test_a_wrong_field_is_named(model: type[BaseModel], document: Any, sentence: str) -> None:
