@@ -278,19 +278,27 @@ class Core:
         return await self._orders.sample(name)
 
     async def interrupt(self, request: requests.Interrupt, *, workflow: str | None = None) -> dict[str, Any]:
-        """End jobs: one, those of a batch or of a workflow, or all of this bridge."""
+        """End jobs: one, those of a batch or of a workflow, or all of this bridge.
+
+        A batch may be named as `prompt_id` too: an id that was sent by itself does not say what it is of.
+        """
+        batch_id = request.batch_id
         if request.prompt_id is not None:
-            job_id = self._lookup.resolve(request.prompt_id)
-            await self._interrupt(job_id)
-            return {"prompt_ids": [job_id]}
+            if self._batches.get(request.prompt_id) is None:
+                job_id = self._lookup.resolve(request.prompt_id)
+                await self._interrupt(job_id)
+                return {"prompt_ids": [job_id]}
+            batch_id = request.prompt_id
         workflow = None if workflow is None else self.workflow(workflow).name
         for ticket in self._queueing:
-            if request.batch_id is None and workflow in {None, ticket.workflow}:
+            if batch_id is None and workflow in {None, ticket.workflow}:
                 ticket.interrupted = True
-        ids = await self._chains.interrupt_all(batch_id=request.batch_id, workflow=workflow)
-        ids += await self._runner.interrupt_all(batch_id=request.batch_id, workflow=workflow)
-        if request.batch_id is not None and not ids:
-            raise errors.UnknownPrompt(f"there is no batch {request.batch_id!r} with jobs that wait or run")
+        ids = await self._chains.interrupt_all(batch_id=batch_id, workflow=workflow)
+        ids += await self._runner.interrupt_all(batch_id=batch_id, workflow=workflow)
+        if batch_id is not None and not ids:
+            if await self._store.batch(batch_id):
+                raise errors.AlreadyOver(f"the batch {batch_id} has ended already")
+            raise errors.UnknownPrompt(f"there is no batch {batch_id!r}")
         return {"prompt_ids": ids}
 
     async def _interrupt(self, job_id: str) -> None:

@@ -50,6 +50,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+_LONGEST = 2_000
+
 
 class BridgeError(Exception):
     """An error with a stable code.
@@ -77,9 +79,14 @@ class BridgeError(Exception):
 
 
 class RequestError(BridgeError):
-    """What was asked cannot be done as asked."""
+    """What was asked cannot be done as asked. A message that quotes more than a person reads is cut in its middle."""
 
     code = "bad_payload"
+
+    def __init__(self, message: str, *, node: str | None = None, details: Mapping[str, Any] | None = None) -> None:
+        half = _LONGEST // 2
+        short = message if len(message) <= _LONGEST else f"{message[:half]} … {message[-half:]}"
+        super().__init__(short, node=node, details=details)
 
 
 class BadPayload(RequestError):

@@ -336,19 +336,22 @@ class Nothing(Request):
     """A request without fields."""
 
 
-def parse(model: type[M], document: object) -> M:
-    """Check a JSON document. Raises BadPayload that names the field and says what would be right."""
+def parse(model: type[M], document: object, *, field: str | None = None) -> M:
+    """Check a JSON document, or that in a field of one.
+
+    Raises BadPayload that names the field and says what would be right.
+    """
     if not isinstance(document, dict):
-        raise BadPayload(f"the payload must be {_form(model)}")
+        raise BadPayload(f"{field or 'the payload'} must be {_form(model)}")
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise BadPayload("; ".join(_sentence(model, one) for one in error.errors())) from None
+        raise BadPayload("; ".join(_sentence(model, one, field) for one in error.errors())) from None
 
 
-def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
+def _sentence(model: type[BaseModel], error: ErrorDetails, field: str | None) -> str:
     location = error["loc"]
-    name = ".".join(str(part) for part in location)
+    name = ".".join(str(part) for part in (*([field] if field else []), *location))
     match error["type"]:
         case "extra_forbidden":
             return f"{shown(name)} is not a field of this command; {_instead(model, str(location[-1]))}"

@@ -174,7 +174,7 @@ class CurrentValues:
                 checked = workflow.assign({key: value})
                 sources.update({t: requests.ImageSource(filename=text) for t, text in checked.items()})
             elif isinstance(value, dict):
-                sources.update(dict.fromkeys(targets, requests.parse(requests.UpdateImage, value)))
+                sources.update(dict.fromkeys(targets, requests.parse(requests.UpdateImage, value, field=key)))
             elif isinstance(value, bytes):
                 sources.update(dict.fromkeys(targets, value))
             else:

@@ -22,6 +22,14 @@ Publish = Callable[[Message, Policy], None]
 Data = dict[str, Any]
 
 _PRESS = b"PRESS"
+_INSTEAD = {
+    "load": "the name of the workflow is the payload of load",
+    "interrupt": "the id is the payload of interrupt",
+    "update": "there are update/text, update/image and update/values",
+    "workflow": "the name of the workflow stands before it, as in workflow/txt2img/queue",
+    "bridge": f"the requests are {', '.join(VERBS)}",
+}
+"""What is right instead of an unknown command, by the first level of its topic."""
 
 
 class Commands:
@@ -96,17 +104,17 @@ class Commands:
     def _read(self, command: Command, message: Message, transaction: str | None) -> tuple[Any, str | None]:
         """Return what the payload says, and the transaction of a JSON payload taken out of it."""
         if command.kind == "unknown":
-            verbs = f"; the requests are {', '.join(VERBS)}" if command.name.startswith("bridge/") else ""
-            raise UnknownCommand(f"there is no command {command.name}{verbs}")
-        if command.argument is not None and command.kind != "request":
-            return message.payload, transaction  # as it is
-        document = payloads.read(message.payload, message.content_type)
+            raise UnknownCommand(f"there is no command {command.name}; {_INSTEAD[command.name.partition('/')[0]]}")
+        is_as_it_is = command.argument is not None and command.kind != "request"
+        document = message.payload if is_as_it_is else payloads.read(message.payload, message.content_type)
         if isinstance(document, dict) and "transaction" in document:
             document = dict(document)
             key = document.pop("transaction")
             if isinstance(key, bool) or not isinstance(key, (str, int)):
                 raise BadPayload("transaction must be a text or a whole number")
             transaction = str(key)
+        if transaction == "":  # one that was never filled in would be the same for every command
+            raise BadPayload("transaction must not be empty")
         return document, transaction
 
     def _run(self, command: Command, document: Any, transaction: str | None) -> Awaitable[Data]:

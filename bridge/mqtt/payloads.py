@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import msgpack
 
 from bridge.errors import BadPayload
+from bridge.workflow.words import shown
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -34,7 +36,7 @@ def read(payload: bytes, content_type: str | None) -> Any:
     if payload.removeprefix(codecs.BOM_UTF8).lstrip()[:1] not in {b"{", b"["}:
         return payload
     try:
-        value = json.loads(payload.removeprefix(codecs.BOM_UTF8))
+        value = json.loads(payload.removeprefix(codecs.BOM_UTF8), object_pairs_hook=_object)
         if b"\\ud" in payload.lower():  # half of a surrogate pair is no text that could be stored or sent
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -43,15 +45,25 @@ def read(payload: bytes, content_type: str | None) -> Any:
         raise BadPayload("the payload begins like JSON and is not text in UTF-8") from None
     except RecursionError:
         raise BadPayload("the payload is nested too deep") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise BadPayload(f"the payload begins like JSON and is none: {error}") from None
+    except ValueError:
+        raise BadPayload("the payload has a number with too many digits") from None
     return value
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise BadPayload(f"the payload has {shown(twice)} more than once in one object")
+    return document
+
+
 def text(payload: bytes) -> str:
-    """Return a plain payload as text. Raises BadPayload."""
+    """Return a plain payload as text, without a byte order mark. Raises BadPayload."""
     try:
-        return payload.decode()
+        return payload.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise BadPayload("the payload is not text in UTF-8") from None
 

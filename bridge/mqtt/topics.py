@@ -41,10 +41,10 @@ class Topics:
     def filters(self) -> tuple[str, ...]:
         """Return the filters of the command topics; no two of them match the same topic."""
         parts = (
-            "load",
+            "load/#",
             "update/#",
             "queue",
-            "interrupt",
+            "interrupt/#",
             "workflow/+/set/#",
             "workflow/+/queue",
             "workflow/+/interrupt",
@@ -70,7 +70,9 @@ class Topics:
                 return Command(name, f"update/{what}")
             case ["update", ("text" | "image") as what, *node]:
                 return Command(f"update/{what}", f"update/{what}", argument="/".join(node))
-            case ["update", *_]:
+            case ["load" | "interrupt" | "update", *_]:
+                return Command(name, "unknown")
+            case ["workflow", "", "set" | "queue" | "interrupt", *_]:
                 return Command(name, "unknown")
             case ["workflow", workflow, "set"]:
                 return Command(name, "set", workflow)

@@ -76,7 +76,8 @@ def render(scene: Scene) -> Image.Image:
     margin = size
     columns = max(4, int((scene.width - 2 * margin) / (0.56 * size)))
     rows = max(1, int((scene.height - 3 * margin) / (1.25 * size)))
-    lines = [line for part in scene.text.splitlines() for line in textwrap.wrap(part, columns)][:rows]
+    text = scene.text[: columns * rows * 2]  # no more than fits, or a novel would take seconds
+    lines = [line for part in text.splitlines() for line in textwrap.wrap(part, columns)][:rows]
     draw = ImageDraw.Draw(image)
     plate = (0, 0, 0)
     if lines:

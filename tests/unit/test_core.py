@@ -672,6 +672,7 @@ async def test_one_waiting_job_is_interrupted(bench: Bench) -> None:
     [
         (lambda _: requests.Interrupt(), []),
         (lambda batch: requests.Interrupt(batch_id=batch), ["fox", "photo"]),
+        (lambda batch: requests.Interrupt(prompt_id=batch), ["fox", "photo"]),
     ],
 )
 async def test_many_waiting_jobs_are_interrupted(
@@ -687,6 +688,24 @@ async def test_many_waiting_jobs_are_interrupted(
     results = [one.document for one in bench.happened if isinstance(one, events.JobResult)]
     assert {one["status"] for one in results} == {"interrupted"}
     assert {one["error"]["code"] for one in results} == {"interrupted"}
+
+
+async def test_a_batch_that_has_ended_is_over(bench: Bench) -> None:
+    batch = (await bench.queue(count=2))["batch_id"]
+    await bench.core.interrupt(requests.Interrupt(batch_id=batch))
+    await until(lambda: len(ended(bench)) == 2)
+    assert await code_of(bench.core.interrupt(requests.Interrupt(batch_id=batch))) == "already_over"
+
+
+async def test_what_is_wrong_about_an_image_names_its_parameter(bench: Bench) -> None:
+    with pytest.raises(BridgeError, match=r"'image\.filname' is not a field.*did you mean 'filename'"):
+        await bench.core.update_values({"image": {"filname": "x"}}, workflow="photo")
+
+
+async def test_a_sentence_does_not_repeat_a_whole_payload(bench: Bench) -> None:
+    with pytest.raises(BridgeError, match=r"^there is no job 'A+ … A+'$") as caught:
+        await bench.core.interrupt(requests.Interrupt(prompt_id="A" * 100_000))
+    assert len(caught.value.message) < 2_100
 
 
 async def test_an_interrupt_of_a_workflow_leaves_the_others(bench: Bench) -> None:

@@ -189,6 +189,7 @@ async def test_every_form(side: Side, topic: str, payload: Any, call: tuple[Any,
         ("queue", {"counts": 1}, "bad_payload"),
         ("queue", {"transaction": {}}, "bad_payload"),
         ("queue", {"transaction": None}, "bad_payload"),
+        ("queue", {"transaction": ""}, "bad_payload"),
         ("queue", {"transaction": True}, "bad_payload"),
         ("queue", '{"transaction": "\\ud83e"}', "bad_payload"),
         ("workflow/fox/set", "3", "bad_payload"),
@@ -299,6 +300,29 @@ async def test_a_transaction_may_be_a_number_and_is_no_value(side: Side) -> None
     reply = await side.send("update/values", {"seed": 1, "transaction": 17})
     assert reply["transaction"] == "17"
     assert side.core.calls[0][1] == ({"seed": 1},)
+
+
+@pytest.mark.parametrize("topic", ["queue", "update/text/6", "workflow/fox/set/prompt"])
+async def test_a_transaction_that_was_never_filled_in_is_none(side: Side, topic: str) -> None:
+    reply = await side.send(topic, user=(("transaction", ""),))
+    assert (reply["code"], reply["error"]) == ("bad_payload", "transaction must not be empty")
+    assert side.core.calls == []
+
+
+@pytest.mark.parametrize(
+    ("topic", "instead"),
+    [
+        ("load/fox", "the name of the workflow is the payload of load"),
+        ("interrupt/0c1f6a0e", "the id is the payload of interrupt"),
+        ("update/sound", "there are update/text, update/image and update/values"),
+        ("workflow//queue", "the name of the workflow stands before it"),
+        ("bridge/request/helth", "the requests are health, "),
+    ],
+)
+async def test_an_unknown_command_is_told_what_is_right(side: Side, topic: str, instead: str) -> None:
+    reply = await side.send(topic)
+    assert reply["code"] == "unknown_command"
+    assert instead in reply["error"]
 
 
 async def test_a_refusal_names_its_transaction_too(side: Side) -> None:

@@ -51,7 +51,16 @@ COMMANDS = [
     ("workflow/fox/interrupt", Command("workflow/fox/interrupt", "interrupt", "fox")),
     *((f"bridge/request/{verb}", Command(f"bridge/request/{verb}", "request", argument=verb)) for verb in VERBS),
 ]
-UNKNOWN = ["update", "update/", "update/values/x", "update/sound", "bridge/request/nonsense", "bridge/request/a/b"]
+UNKNOWN = [
+    "update",
+    "update/",
+    "update/values/x",
+    "update/sound",
+    "load/fox",
+    "interrupt/0c1f6a0e",
+    "bridge/request/nonsense",
+    "bridge/request/a/b",
+]
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -66,7 +75,7 @@ def test_the_verbs_that_the_design_names_are_there() -> None:
     assert {"health", "workflows", "reload", "jobs", "job", "free", "log_level"} <= set(VERBS)
 
 
-@pytest.mark.parametrize("name", UNKNOWN)
+@pytest.mark.parametrize("name", [*UNKNOWN, "workflow//queue", "workflow//set/seed"])
 def test_what_looks_like_a_command_is_answered_as_an_unknown_one(name: str) -> None:
     command = Topics("comfyui").parse(f"comfyui/{name}")
     assert command is not None
@@ -83,7 +92,6 @@ def test_what_looks_like_a_command_is_answered_as_an_unknown_one(name: str) -> N
         "comfyuiqueue",
         "queue",
         "comfyui/queue/x",
-        "comfyui/load/x",
         "",
     ],
 )
