@@ -7,6 +7,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY bridge ./bridge
 COPY workflows ./workflows
+COPY flows/chains ./flows/chains
 RUN pip wheel --no-cache-dir --wheel-dir /wheels --constraint constraints.txt '.[speed]'
 
 FROM python:3.12-slim
@@ -15,8 +16,10 @@ RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     && useradd --uid 10001 --no-create-home --home-dir /data bridge \
     && install -d -o bridge -g bridge /data
 COPY workflows /workflows
+COPY flows/chains /chains
 
 ENV BRIDGE_WORKFLOWS__DIR=/workflows \
+    BRIDGE_WORKFLOWS__CHAINS=/chains \
     BRIDGE_STORE__URL=sqlite:////data/comfy-bridge.db \
     PYTHONUNBUFFERED=1
 USER 10001

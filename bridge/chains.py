@@ -25,10 +25,11 @@ from bridge.errors import (
 )
 from bridge.jobs import documents
 from bridge.jobs.chains import SKIPPED, Chain, Part, Reference, Step, applies, read_chain
-from bridge.jobs.model import CHAIN, ImageValue, Job, Output, Status
+from bridge.jobs.model import CHAIN, ImageValue, Job, Output, Status, value_from_json, value_to_json
 from bridge.jobs.reporter import Reporter
 from bridge.jobs.store import Store
 from bridge.media import kinds
+from bridge.tasks import Tasks
 from bridge.workflow.graph import Target
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,6 @@ class _Run:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when that job has ended."""
     percent: float = 0.0
-    task: asyncio.Task[None] | None = None
 
 
 class Chains:
@@ -87,6 +87,7 @@ class Chains:
         self._core = parts
         self._clock = clock
         self._runs: dict[str, _Run] = {}
+        self._tasks = Tasks()
         self._of_part: dict[str, _Run] = {}
         """By the jobs of the steps at work."""
 
@@ -106,10 +107,7 @@ class Chains:
 
     async def close(self) -> None:
         """Stop driving; the parts go on, and so does the next start."""
-        tasks = [run.task for run in self._runs.values() if run.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
 
     async def start(self, chain: Chain, jobs: Sequence[tuple[Job, Values]]) -> None:
         """Take new runs of a chain, all or none: written to the store when this returns."""
@@ -118,7 +116,9 @@ class Chains:
         payloads = []
         for run in runs:
             run.job.kind = CHAIN
-            values = {step: {key: _plain(value) for key, value in given.items()} for step, given in run.values.items()}
+            values = {
+                step: {key: value_to_json(value) for key, value in given.items()} for step, given in run.values.items()
+            }
             payloads.append((run.job, json.dumps({"chain": document, "values": values}).encode()))
         await self._store.add(payloads)
         for run in runs:
@@ -132,7 +132,10 @@ class Chains:
         if run is None:
             return False
         run.job.interrupting = True
-        await self._store.save(run.job)
+        try:
+            await self._store.save(run.job)
+        except StoreError as error:
+            logger.error("a restart would forget the interrupt of the chain %s: %s", job_id, error.message)
         if run.current is not None:
             await self._core.end_part(run.current)
         return True
@@ -177,7 +180,7 @@ class Chains:
 
     def _go(self, run: _Run) -> None:
         self._runs[run.job.id] = run
-        run.task = asyncio.get_running_loop().create_task(self._drive(run), name=f"chain {run.job.id}")
+        self._tasks.spawn(self._drive(run), f"chain {run.job.id}")
 
     async def _drive(self, run: _Run) -> None:
         job = run.job
@@ -190,7 +193,12 @@ class Chains:
             end, error = Status.FAILED, Internal("the bridge failed on this chain; its log holds more")
         if job.interrupting:
             end, error = Status.INTERRUPTED, None
-        await self._take_outputs(run)
+        try:
+            await self._take_outputs(run)
+        except StoreError as failure:
+            logger.error("the outputs of the chain %s cannot be looked up: %s", job.id, failure.message)
+            if end is Status.COMPLETED:
+                end, error = Status.FAILED, failure
         reason = documents.interrupted() if end is Status.INTERRUPTED else None
         del self._runs[job.id]
         await self._report.end(job, end, error.to_json() if error is not None else reason)
@@ -380,12 +388,5 @@ def _by_step(values: Values) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _plain(value: Any) -> Any:
-    return value.to_json() if isinstance(value, ImageValue) else value
-
-
 def _values(document: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {
-        step: {key: ImageValue.from_json(value) or value for key, value in given.items()}
-        for step, given in document.items()
-    }
+    return {step: {key: value_from_json(value) for key, value in given.items()} for step, given in document.items()}

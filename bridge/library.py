@@ -79,16 +79,13 @@ class Library:
 
     Files that lead outside and Python files that begin with `_` are none. A workflow's name is the slug of its path
     without ending, folders joined by `-`; of two files of one name the first by path is used. `<name>.toml` beside a
-    file says more about it. `mappings` holds the `node_mappings` of workflows by their names. Nothing is read before
-    `load`; reading blocks, so call it in a thread, and not in two at once. The tables are swapped in one step: other
-    threads see the old or the new state.
+    file says more about it. Nothing is read before `load`; reading blocks, so call it in a thread, and not in two at
+    once. The tables are swapped in one step: other threads see the old or the new state.
     """
 
-    def __init__(
-        self, directory: str | os.PathLike[str], *, mappings: Mapping[str, Mapping[str, str]] | None = None
-    ) -> None:
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory)
-        self._mappings = dict(mappings or {})
+        self._mappings: Mapping[str, Mapping[str, str]] = {}
         self._sources: Mapping[str, _Source] = {}
         self._other_problems: tuple[Problem, ...] = ()
         self._workflows: Mapping[str, Workflow] = MappingProxyType({})
@@ -102,18 +99,16 @@ class Library:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What the last `load` or `reload` could not use."""
+        """What the last `load` could not use."""
         return self._problems
 
-    def load(self, *, mappings: Mapping[str, Mapping[str, str]] | None = None) -> tuple[Problem, ...]:
-        """Read all files anew; `mappings` replace the ones of the constructor. Returns the problems.
+    def load(self) -> tuple[Problem, ...]:
+        """Read all files anew. Returns the problems.
 
         A file that is broken now and was good before keeps its old version; one that is gone is forgotten. A
         directory that is missing or cannot be read is a problem of path `.`, and what was there stays. A recipe is
         imported again when its file changed. Never raises for what a file holds.
         """
-        if mappings is not None:
-            self._mappings = dict(mappings)
         problems: list[Problem] = []
         try:
             files = dict(sorted(self._files(problems), key=lambda found: found[0]))
@@ -153,8 +148,6 @@ class Library:
         self._build()
         return self._problems
 
-    reload = load
-
     def learn(self, object_info: Mapping[str, Any]) -> None:
         """Take types, limits and choices from a server's `/object_info` (its parsed body), for later loads too.
 
@@ -164,7 +157,7 @@ class Library:
         self._build()
 
     def remap(self, mappings: Mapping[str, Mapping[str, str]]) -> None:
-        """Take other `node_mappings`, without reading any file."""
+        """Take the `node_mappings` of workflows by their names, without reading any file."""
         self._mappings = dict(mappings)
         self._build()
 
@@ -222,13 +215,8 @@ class Library:
             details={"workflows": list(workflows)[:100]},
         )
 
-    def default(self, loaded: str | None = None) -> Workflow | None:
-        """The workflow that bare commands act on: the one named `loaded`, or the first by name, or none.
-
-        Raises `UnknownWorkflow` when `loaded` is none of them.
-        """
-        if loaded:
-            return self.get(loaded)
+    def default(self) -> Workflow | None:
+        """The workflow that bare commands act on while none is loaded: the first by name, or none."""
         return next(iter(self._workflows.values()), None)
 
     def _files(self, problems: list[Problem]) -> Iterator[tuple[str, Path]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge import events, requests
-from bridge.jobs.model import ImageValue
+from bridge.jobs.model import ImageValue, value_from_json, value_to_json
 from bridge.jobs.store import Store
 from bridge.media.sources import Media
 from bridge.workflow.graph import Target
@@ -108,7 +108,7 @@ class CurrentValues:
             stored = self._stored.setdefault(name, {})
             for *where, value in entries:
                 key = where[0] if len(where) == 1 else Target(*where)
-                stored[key] = ImageValue.from_json(value) or value
+                stored[key] = value_from_json(value)
 
     def of(self, workflow: Workflow) -> State:
         """Return what a workflow is set to."""
@@ -183,7 +183,7 @@ class CurrentValues:
 
     async def _save(self, workflow: Workflow) -> None:
         entries = [
-            [*((key,) if isinstance(key, str) else (key.node, key.input)), _plain(value)]
+            [*((key,) if isinstance(key, str) else (key.node, key.input)), value_to_json(value)]
             for key, value in self.of(workflow).ordered()
         ]
         await self._store.set_fact(f"values:{workflow.name}", entries)
@@ -191,7 +191,3 @@ class CurrentValues:
     def fitting(self, workflow: Workflow, values: Values) -> Values:
         """Return the values whose inputs the workflow still has: its file may have changed since."""
         return {target: value for target, value in values.items() if workflow.has(target)}
-
-
-def _plain(value: Any) -> Any:
-    return value.to_json() if isinstance(value, ImageValue) else value

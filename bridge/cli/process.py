@@ -39,6 +39,8 @@ def set_up_log(settings: LogSettings) -> None:
     for name in _CHATTY:
         quiet = logging.INFO if settings.level == "debug" else logging.WARNING
         logging.getLogger(name).setLevel(max(quiet, logging.getLevelName(level)))
+    # It says neither what is tried again nor why; who gives up says both.
+    logging.getLogger("stamina").setLevel(logging.ERROR)
 
 
 def set_up_client_log(options: Options, settings: LogSettings) -> None:

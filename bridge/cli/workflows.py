@@ -39,7 +39,7 @@ def read(settings: Settings) -> Library:
     if loaded is None and library.names():
         loaded = library.names()[0]
     mappings = {name: settings.mappings_for(name, loaded=name == loaded) for name in library.names()}
-    library.load(mappings=mappings)
+    library.remap(mappings)
     return library
 
 

@@ -197,10 +197,9 @@ class ComfyClient:
             )
         return self._uploaded(answer, "POST /upload/mask", filename)
 
-    async def object_info(self, node_class: str | None = None) -> dict[str, Any]:
-        """Describe all node classes, or one: `{class: {"input": …, "output": …}}`; `{}` if it is unknown."""
-        path = "/object_info" if node_class is None else f"/object_info/{_segment(node_class)}"
-        return self._object(await self._http.request("GET", path), "GET /object_info")
+    async def object_info(self) -> dict[str, Any]:
+        """Describe all node classes: `{class: {"input": …, "output": …}}`."""
+        return self._object(await self._http.request("GET", "/object_info"), "GET /object_info")
 
     async def system_stats(self) -> dict[str, Any]:
         """Describe the server: `{"system": {"comfyui_version", "ram_total", …}, "devices": [{"vram_total", …}]}`."""
@@ -212,27 +211,6 @@ class ComfyClient:
     async def free(self, *, unload_models: bool, free_memory: bool) -> None:
         """Free memory before the next prompt; `free_memory` also drops the cached results."""
         await self._post("/free", {"unload_models": unload_models, "free_memory": free_memory})
-
-    async def features(self) -> dict[str, Any]:
-        """Tell the server's feature flags (`max_upload_size` in bytes); `{}` for servers that have none."""
-        answer = await self._http.request("GET", "/features")
-        return {} if answer.status == 404 else self._object(answer, "GET /features")
-
-    async def extensions(self) -> list[str]:
-        """List the scripts of the add-ons, as paths."""
-        return self._strings(await self._http.request("GET", "/extensions"), "GET /extensions")
-
-    async def models(self, kind: str | None = None) -> list[str]:
-        """List the kinds of models, or the files of one kind; `BadValue` if there is no such kind."""
-        path = "/models" if kind is None else f"/models/{_segment(kind)}"
-        answer = await self._http.request("GET", path)
-        if kind is not None and answer.status == 404:
-            raise errors.BadValue(f"ComfyUI at {self.url} has no kind of models named {kind}.")
-        return self._strings(answer, "GET /models")
-
-    async def embeddings(self) -> list[str]:
-        """List the embeddings."""
-        return self._strings(await self._http.request("GET", "/embeddings"), "GET /embeddings")
 
     async def _post(self, path: str, document: Mapping[str, Any]) -> None:
         answer = await self._http.request(
@@ -283,12 +261,6 @@ class ComfyClient:
         if not isinstance(document, dict):
             raise self._stranger(call)
         return document
-
-    def _strings(self, answer: Response, call: str) -> list[str]:
-        document = self._json(answer, call)
-        if not isinstance(document, list):
-            raise self._stranger(call)
-        return [item for item in document if isinstance(item, str)]
 
     def _stranger(self, call: str, how: str = "") -> errors.BackendOffline:
         return errors.BackendOffline(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shlex
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
+from bridge.command_line import split
 from bridge.errors import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -66,12 +65,15 @@ class ComfyProcess:
         return True
 
     def _start(self) -> subprocess.Popen[bytes]:
-        arguments = shlex.split(self._command, posix=sys.platform != "win32")
-        logger.info("starting ComfyUI: %s", self._command)
+        arguments = split(self._command, setting="comfyui.command")
+        logger.info("starting ComfyUI: %s", arguments[0])  # the rest may hold a secret
         try:
             # A session of its own: Ctrl-C must reach the bridge first, which then stops it.
             return subprocess.Popen(  # noqa: S603  the command is the user's
-                arguments, stdin=subprocess.DEVNULL, start_new_session=True
+                arguments,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
         except (OSError, ValueError) as error:
             raise SettingsError(f"comfyui.command cannot be run: {error}") from error

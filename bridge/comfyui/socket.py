@@ -17,7 +17,7 @@ import logging
 import os
 import random
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -26,7 +26,6 @@ from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus,
 from bridge.comfyui.address import parse_address
 from bridge.comfyui.protocol import (
     FEATURE_FLAGS,
-    FeatureFlags,
     Malformed,
     Message,
     Status,
@@ -34,7 +33,7 @@ from bridge.comfyui.protocol import (
     decode_text,
 )
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _MAX_FRAME = 256 * 1024 * 1024
 _MAX_QUEUE = 64
@@ -98,7 +97,6 @@ class ComfySocket:
         self._connected = False
         self._greeted_at: float | None = None
         self._last_frame = 0.0
-        self._server_features: Mapping[str, Any] = {}
         self._told: set[str] = set()
         self._defects: set[str] = set()
 
@@ -116,11 +114,6 @@ class ComfySocket:
     def last_frame(self) -> float:
         """When the last frame came, in `loop.time()`; 0.0 before the first."""
         return self._last_frame
-
-    @property
-    def server_features(self) -> Mapping[str, Any]:
-        """The last answer to our feature flags; `{}` from servers that give none."""
-        return self._server_features
 
     def resume(self, client_id: str) -> None:
         """Be this client from the next connection on: its prompts, submitted by an earlier run, go on sending events.
@@ -155,7 +148,7 @@ class ComfySocket:
             if self._greeted_at is not None and loop.time() - self._greeted_at >= _LIVED:
                 pauses = self._pauses()
             pause = next(pauses, pause)
-            _log.debug("The next try to reach ComfyUI at %s is in %.2f s.", self._address.url, pause)
+            logger.debug("The next try to reach ComfyUI at %s is in %.2f s.", self._address.url, pause)
             await asyncio.sleep(pause)
 
     async def _live(self) -> None:
@@ -186,7 +179,7 @@ class ComfySocket:
             reason = describe(closed)
             if self._closing is None:
                 raise
-            _log.debug("The connection to ComfyUI at %s is made anew.", self._address.url)
+            logger.debug("The connection to ComfyUI at %s is made anew.", self._address.url)
         finally:
             self._connection = self._closing = None
             self._set_disconnected(reason)
@@ -234,20 +227,18 @@ class ComfySocket:
         match message:
             case Status(sid=sid) if not self._connected:
                 if sid is not None and sid != self._client_id:
-                    _log.debug("ComfyUI at %s gave us the client id %s.", self._address.url, sid)
+                    logger.debug("ComfyUI at %s gave us the client id %s.", self._address.url, sid)
                     self._client_id = sid
                 self._set_connected()
-            case FeatureFlags(data=data):
-                self._server_features = data
             case Malformed(reason=reason):
-                _log.debug("ComfyUI at %s sent what is not of its protocol: %s.", self._address.url, reason)
+                logger.debug("ComfyUI at %s sent what is not of its protocol: %s.", self._address.url, reason)
         self._call(self._on_message, message)
 
     def _set_connected(self) -> None:
         self._connected = True
         self._greeted_at = asyncio.get_running_loop().time()
         self._told.clear()
-        _log.info("ComfyUI at %s is connected.", self._address.url)
+        logger.info("ComfyUI at %s is connected.", self._address.url)
         self._call(self._on_connected)
 
     def _set_disconnected(self, reason: str) -> None:
@@ -259,18 +250,18 @@ class ComfySocket:
         """Call somebody else's code; one traceback for each kind of defect, since frames come by the thousand."""
         try:
             callback(*args)
-        except Exception as error:  # noqa: BLE001  whatever it is, the connection goes on
+        except Exception as error:
             kind = f"{callback!r} {type(error)!r}"
             level = logging.DEBUG if kind in self._defects else logging.ERROR
             self._defects.add(kind)
-            _log.log(level, "A callback of the websocket to ComfyUI at %s failed.", self._address.url, exc_info=True)
+            logger.log(level, "A callback of the websocket to ComfyUI at %s failed.", self._address.url, exc_info=True)
 
     def _tell(self, error: Exception) -> None:
         """Log an outage once, and once more for each HTTP status: that one will not go away by waiting."""
         kind = f"HTTP {error.response.status_code}" if isinstance(error, InvalidStatus) else ""
         level = logging.DEBUG if self._told and kind in self._told | {""} else logging.WARNING
         self._told.add(kind)
-        _log.log(level, "ComfyUI at %s is away: %s. It is tried again.", self._address.url, describe(error))
+        logger.log(level, "ComfyUI at %s is away: %s. It is tried again.", self._address.url, describe(error))
 
 
 def is_retryable(error: Exception) -> bool:

@@ -11,8 +11,7 @@ from typing import Any
 
 from bridge import events, requests
 from bridge.core import Core
-
-WEBSOCKET = "websocket"
+from bridge.jobs.lifecycle import WEBSOCKET
 
 
 @dataclass(slots=True, eq=False)

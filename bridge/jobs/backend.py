@@ -194,7 +194,10 @@ class Backend:
             self._warming = asyncio.get_running_loop().create_task(self._warm(self.warm_up))
 
     async def _warm(self, warm_up: Callable[[Backend], Awaitable[None]]) -> None:
-        await warm_up(self)
+        try:
+            await warm_up(self)
+        except Exception:
+            logger.exception("the warm-up of %s failed inside the bridge; it is used all the same", self.name)
         if self.socket.connected:
             self._come_online()
 

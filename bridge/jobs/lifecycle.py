@@ -21,6 +21,8 @@ from bridge.errors import BridgeError
 from bridge.workflow.graph import title
 
 WEBSOCKET_OUTPUT = "SaveImageWebsocket"
+WEBSOCKET = "websocket"
+"""The type of files that ComfyUI sent and did not store."""
 
 
 class Change(Flag):
@@ -230,7 +232,7 @@ class Lifecycle:
             return Change.NONE
         ending = message.content_type.rsplit("/", 1)[-1].replace("jpeg", "jpg")
         count = sum(found.node == node for found in self.found)
-        file = FileRef(f"websocket_{node.replace(':', '-')}_{count:05}.{ending}", "", "websocket")
+        file = FileRef(f"websocket_{node.replace(':', '-')}_{count:05}.{ending}", "", WEBSOCKET)
         self.found.append(Found(node, file, message.image, message.content_type))
         return Change.OUTPUT
 

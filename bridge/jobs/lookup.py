@@ -8,6 +8,7 @@ from typing import Any
 from bridge.comfyui.shapes import FileRef, HistoryEntry
 from bridge.errors import BackendOffline, FileMissing, UnknownPrompt
 from bridge.jobs import documents
+from bridge.jobs.lifecycle import WEBSOCKET
 from bridge.jobs.model import Output
 from bridge.jobs.runner import Documents, Runner
 from bridge.jobs.store import Store
@@ -16,8 +17,6 @@ from bridge.requests import JobList
 _ALIASES = 10_000
 _LOOKED_THROUGH = 2_000
 """How many of the jobs that ended last a filter looks through."""
-WEBSOCKET = "websocket"
-"""The type of outputs that ComfyUI sent and did not store."""
 
 
 class Lookup:

@@ -59,6 +59,16 @@ class ImageValue:
         return cls(document["filename"], document.get("sha256"), document.get("mask"))
 
 
+def value_to_json(value: Any) -> Any:
+    """The value of an input as JSON; an image as what names it."""
+    return value.to_json() if isinstance(value, ImageValue) else value
+
+
+def value_from_json(value: Any) -> Any:
+    """The value that `value_to_json` wrote."""
+    return ImageValue.from_json(value) or value
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """One file that a job made."""

@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import secrets
-import shlex
 import shutil
 import sys
 import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bridge.command_line import split
 from bridge.errors import SettingsError, Unsupported
 
 _SYSTEM_DIRECTORIES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin", r"C:\Program Files\mosquitto")
@@ -63,9 +63,7 @@ def launch(options: BrokerOptions) -> Launch:
     """How to start the broker. Raises `Unsupported` if it is not installed, `SettingsError`."""
     if options.command is None:
         return _nats(options)
-    words = shlex.split(options.command, posix=os.name != "nt") if options.command.strip() else []
-    if not words:
-        raise SettingsError('mqtt.broker_command is empty; it is "mosquitto" or a command with {port} and {data}')
+    words = split(options.command, setting="mqtt.broker_command")
     if len(words) == 1 and Path(words[0]).stem == "mosquitto":
         return _mosquitto(options, words[0])
     values = {"{port}": str(options.port), "{host}": options.host, "{data}": str(options.data)}

@@ -232,7 +232,7 @@ def _request(model: type[requests.M], document: Any, *, plain: str | None = None
 def _image(payload: bytes) -> tuple[requests.WritePrompt, bytes | None]:
     """Read a payload that is a picture: its bytes, an address, or base64."""
     if payload.isascii() and payload.strip():
-        return requests.WritePrompt.model_validate({"images": payload.decode().strip()}), None
+        return requests.parse(requests.WritePrompt, {"images": payload.decode().strip()}), None
     return requests.WritePrompt(), payload
 
 

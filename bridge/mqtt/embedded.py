@@ -111,7 +111,7 @@ class EmbeddedBroker:
             _end_left_broker(options.data / "broker.json")
             for path, text in self._launch.files.items():
                 path.touch(mode=0o600)
-                path.write_text(text, encoding="utf-8")
+                path.write_text(text, encoding="utf-8", newline="\n")
         except OSError as error:
             raise SettingsError(f"the embedded broker's folder {options.data} cannot be used: {error}") from error
         if options.host not in {"127.0.0.1", "::1", "localhost"} and options.username is None:

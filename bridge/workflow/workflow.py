@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.errors import BridgeError, UnknownNode
-from bridge.jobs.model import ImageValue, Payload
+from bridge.jobs.model import ImageValue, Payload, value_to_json
 from bridge.workflow import values as given
 from bridge.workflow.declared import Described, preset_of
 from bridge.workflow.graph import Graph, Target
@@ -108,14 +108,14 @@ class Workflow:
         of_parameters: set[Target] = set()
         for parameter in self.parameters:
             value = values.get(parameter.targets[0], parameter.default) if parameter.targets else None
-            document[parameter.name] = _plain(value)
+            document[parameter.name] = value_to_json(value)
             of_parameters.update(parameter.targets)
         for parameter in self.parameters:
             if parameter.presets:
                 document[parameter.name] = preset_of(parameter.presets, document)
         for target, value in values.items():
             if target not in of_parameters:
-                document[f"{target.node}.{target.input}"] = _plain(value)
+                document[f"{target.node}.{target.input}"] = value_to_json(value)
         return document
 
     async def instantiate(self, values: Mapping[Target, Any]) -> Payload:
@@ -152,7 +152,3 @@ def title_of(path: str) -> str:
     stem = path.rpartition(".")[0] or path
     words = stem.replace("/", " / ").replace("_", " ").replace("-", " ").split()
     return " ".join(words) or path
-
-
-def _plain(value: Any) -> Any:
-    return value.to_json() if isinstance(value, ImageValue) else value

@@ -41,10 +41,6 @@ EVERY_CALL: dict[str, Call] = {
     "object_info": lambda c: c.object_info(),
     "system_stats": lambda c: c.system_stats(),
     "free": lambda c: c.free(unload_models=True, free_memory=True),
-    "features": lambda c: c.features(),
-    "extensions": lambda c: c.extensions(),
-    "models": lambda c: c.models(),
-    "embeddings": lambda c: c.embeddings(),
 }
 ANSWERED_WITH_JSON = set(EVERY_CALL) - {"delete_pending", "interrupt", "delete_history", "view", "free"}
 
@@ -213,18 +209,8 @@ async def test_masks(client: ComfyClient) -> None:
 
 
 async def test_what_the_server_tells_of_itself(comfy: StandIn, client: ComfyClient) -> None:
-    assert (await client.features())["max_upload_size"] == 104857600
     assert "comfyui_version" in (await client.system_stats())["system"]
     assert "KSampler" in await client.object_info()
-    assert set(await client.object_info("KSampler")) == {"KSampler"}
-    assert await client.object_info("No/Such") == {}
-    assert "checkpoints" in await client.models()
-    assert await client.models("checkpoints")
-    for kind in ("nope", "a/b", "..", ""):
-        with pytest.raises(errors.BadValue):
-            await client.models(kind)
-    assert await client.embeddings() == []
-    assert isinstance(await client.extensions(), list)
     await client.free(unload_models=True, free_memory=True)
     assert comfy.stats.freed == 1
 
@@ -345,11 +331,7 @@ async def test_a_connection_that_breaks_once_is_not_noticed() -> None:
 async def test_a_server_that_is_no_comfyui(name: str, body: str) -> None:
     fitting = {
         "object_info": "{",
-        "features": "{",
         "history": "{",
-        "extensions": "[{",
-        "models": "[{",
-        "embeddings": "[{",
     }
     if body.startswith(fitting.get(name, "no")):
         return
@@ -455,7 +437,7 @@ async def test_a_cancelled_call_leaves_the_client_usable() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await client.features() == {}
+        assert await client.object_info() == {}
 
 
 async def test_an_unopened_client() -> None:

@@ -76,14 +76,14 @@ async def test_a_prompt_from_start_to_end(comfy: StandIn) -> None:
     async with ComfyClient(comfy.url) as client, listening(comfy.url) as listener:
         assert not listener.socket.connected
         await until(lambda: listener.socket.connected)
-        await until(lambda: listener.socket.server_features)
+        await until(lambda: listener.of(FeatureFlags))
         before = asyncio.get_running_loop().time()
         await client.submit(sampler_graph(), prompt_id="p", client_id=listener.socket.client_id)
         await until(lambda: [m for m in listener.of(Executing) if m.node is None])
     assert listener.told == ["connected", "the bridge closed it"]
     assert isinstance(listener.messages[0], Status)
     assert listener.messages[0].sid == listener.socket.client_id
-    assert listener.of(FeatureFlags)[0].data == listener.socket.server_features
+    assert listener.of(FeatureFlags)[0].data
     assert [m.prompt_id for m in listener.of(ExecutionStart)] == ["p"]
     assert [m.value for m in listener.of(Progress) if m.node == "3"] == list(range(1, 41))
     previews = listener.of(PreviewImage)

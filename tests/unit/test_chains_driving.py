@@ -12,7 +12,7 @@ import pytest
 
 from bridge import chains, events
 from bridge.chains import Chains
-from bridge.errors import BackendOffline, BadValue
+from bridge.errors import BackendOffline, BadValue, StoreError
 from bridge.jobs import documents
 from bridge.jobs.chains import read_chain
 from bridge.jobs.model import Job, Output, Status
@@ -119,3 +119,46 @@ async def test_a_step_that_is_refused_ends_the_chain_and_names_itself(store: Sto
         "message": "step 'draw': fox takes no []",
         "details": {"step": "draw", "prompt_id": str(uuid.uuid5(uuid.UUID(ID), "draw/1"))},
     }
+
+
+async def test_a_chain_ends_even_if_what_it_made_cannot_be_looked_up(store: Store) -> None:
+    class Forgetful(Parts):
+        """Loses the store once all steps are done."""
+
+        async def find_part(self, job_id: str) -> Job | None:
+            if len(self.jobs) == 2:
+                raise StoreError("the disk is full")
+            return await super().find_part(job_id)
+
+    hub = events.Hub()
+    job = await drive(store, hub, Forgetful(hub))
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "store"
+
+
+async def test_an_interrupt_that_cannot_be_written_ends_the_chain_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(_: Job) -> None:
+        raise StoreError("the disk is full")
+
+    hub = events.Hub()
+    parts = Parts(hub)
+    ended: list[str] = []
+
+    async def never(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def end_part(job_id: str) -> None:
+        ended.append(job_id)
+
+    monkeypatch.setattr(parts, "run_part", never)
+    monkeypatch.setattr(parts, "end_part", end_part)
+    driver = Chains(store, hub, Reporter(store, hub, clock=lambda: 1.0, max_output=1000), parts, clock=lambda: 1.0)
+    await driver.start(CHAIN, [(Job(ID, "duo", {}, 0.0), {})])
+    await asyncio.sleep(0)
+    monkeypatch.setattr(store, "save", full)
+    assert await driver.interrupt(ID)
+    assert ended == [str(uuid.uuid5(uuid.UUID(ID), "draw/1"))]
+    await driver.close()

@@ -780,3 +780,16 @@ async def test_a_store_that_is_full_is_an_answer(bench: Bench, monkeypatch: pyte
     monkeypatch.setattr(bench.store, "add", full)
     assert await code_of(bench.queue()) == "store"
     assert bench.core.queue_state()["waiting_count"] == 0
+
+
+async def test_a_job_whose_graph_cannot_be_read_just_now_waits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    (job_id,) = (await bench.queue())["prompt_ids"]
+    bench.runner._payloads.clear()  # as for a job far back in the queue
+    monkeypatch.setattr(bench.runner.pool, "free", lambda: True)
+
+    async def full(_: str) -> None:
+        raise errors.StoreError("the disk is full")
+
+    monkeypatch.setattr(bench.store, "payload", full)
+    assert not await bench.runner._dispatch_one()
+    assert (await bench.core.job(requests.parse(requests.JobRequest, {"id": job_id})))["status"] == "queued"

@@ -12,6 +12,7 @@ from bridge.comfyui import protocol
 from bridge.jobs.backend import Active, Backend, Verdict
 from bridge.jobs.lifecycle import Change
 from bridge.jobs.model import Job, Payload
+from tests.support.brokers import until
 from tests.support.replay import posts
 from tests.unit.recordings import load
 
@@ -154,3 +155,14 @@ async def test_a_recorded_session_of_two_clients(side: Side) -> None:
     assert {one.job_id for one in side.happened if isinstance(one, events.PromptEvent)} == {mine_id}
     assert len(side.previews()) == 4
     assert other_id not in {job_id for job_id, _ in side.changes}
+
+
+async def test_a_warm_up_with_a_defect_keeps_no_backend_away(side: Side, caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(_: Backend) -> None:
+        raise KeyError("seed")
+
+    side.backend.warm_up = broken
+    side.backend.socket._connected = True
+    side.backend._on_connected()
+    await until(lambda: side.backend.online)
+    assert "failed inside the bridge" in caplog.text

@@ -61,7 +61,6 @@ def test_names_titles_and_paths(tmp_path: Path, good: Any) -> None:
     assert library.get("Txt2Img.json").title == "Txt2Img"
     assert library.get("b_c").title == "b c"
     assert library.default() is library.get("b_c")
-    assert library.default("txt2img") is library.get("txt2img")
 
 
 def test_an_unknown_workflow_is_answered_with_near_names_and_the_list(tmp_path: Path, good: Any) -> None:
@@ -69,9 +68,8 @@ def test_an_unknown_workflow_is_answered_with_near_names_and_the_list(tmp_path: 
     write(tmp_path, "upscale.json", good)
     library = Library(tmp_path)
     library.load()
-    for call in (library.get, library.default):
-        with pytest.raises(UnknownWorkflow, match=r"'txt2imgg'.*Did you mean 'txt2img'.*txt2img, upscale") as caught:
-            call("txt2imgg")
+    with pytest.raises(UnknownWorkflow, match=r"'txt2imgg'.*Did you mean 'txt2img'.*txt2img, upscale") as caught:
+        library.get("txt2imgg")
     assert caught.value.code == "unknown_workflow"
     assert caught.value.details == {"workflows": ["txt2img", "upscale"]}
 
@@ -119,10 +117,10 @@ def test_a_broken_file_is_reported_and_the_old_version_stays(
         raise problem.error
 
     write(tmp_path, "fox.json", good)
-    assert library.reload() == ()
+    assert library.load() == ()
     before = library.get("fox")
     write(tmp_path, "fox.json", content)
-    (problem,) = library.reload()
+    (problem,) = library.load()
     assert library.problems == (problem,)
     assert library.get("fox") == before
 
@@ -134,11 +132,11 @@ def test_changed_and_removed_files_are_taken_up(tmp_path: Path, good: Any) -> No
     held = library.get("fox")
     good["3"]["inputs"]["steps"] = 4
     write(tmp_path, "fox.json", good)
-    library.reload()
+    library.load()
     assert library.get("fox").graph["3"]["inputs"]["steps"] == 4
     assert held.graph["3"]["inputs"]["steps"] == 20
     file.unlink()
-    assert library.reload() == ()
+    assert library.load() == ()
     assert library.names() == ()
 
 
@@ -157,9 +155,9 @@ def test_a_missing_directory_is_a_problem_and_what_was_there_stays(tmp_path: Pat
     (problem,) = library.load()
     assert isinstance(problem.error, FileMissing)
     write(tmp_path / "w", "fox.json", good)
-    assert library.reload() == ()
+    assert library.load() == ()
     (tmp_path / "w").rename(tmp_path / "away")
-    (problem,) = library.reload()
+    (problem,) = library.load()
     assert problem.path == "."
     assert library.names() == ("fox",)
 
@@ -197,7 +195,8 @@ def test_mappings_belong_to_a_workflow_and_bad_ones_are_reported(tmp_path: Path,
     write(tmp_path, "fox.json", good)
     write(tmp_path, "dog.json", good)
     mappings = {"fox": {"positive": "6", "bad": "99", "linked": "3.model", "save_image": "9"}, "cat": {"x": "1"}}
-    library = Library(tmp_path, mappings=mappings)
+    library = Library(tmp_path)
+    library.remap(mappings)
     problems = library.load()
     assert [(one.path, type(one.error)) for one in problems] == [("fox.json", UnknownNode), ("fox.json", IsLink)]
     assert "node_mappings.bad" in problems[0].error.message
@@ -206,7 +205,7 @@ def test_mappings_belong_to_a_workflow_and_bad_ones_are_reported(tmp_path: Path,
     assert "prompt" in {one.name for one in dog.parameters}
     assert fox.answer == "9"
     assert dog.answer is None
-    library.reload(mappings={"dog": {"positive": "6"}})
+    library.remap({"dog": {"positive": "6"}})
     assert "prompt" in {one.name for one in library.get("fox").parameters}
     assert "positive" in {one.name for one in library.get("dog").parameters}
 

@@ -211,7 +211,8 @@ def test_compose_gives_the_bridge_real_settings(compose: dict[str, Any]) -> None
     assert settings.mqtt.password.get_secret_value() == "secret-BRIDGE"
     assert settings.comfyui.urls == ("http://host.docker.internal:8188",)
     mounts = [volume.split(":")[1] for volume in compose["services"]["bridge"]["volumes"]]
-    assert str(settings.workflows.dir.as_posix()) in mounts
+    assert settings.workflows.dir.as_posix() in mounts
+    assert settings.workflows.chains.as_posix() in mounts
     assert settings.store.url.removeprefix("sqlite:///").rpartition("/")[0] in mounts
 
 
@@ -233,6 +234,13 @@ def test_the_image_is_built_from_what_its_context_holds() -> None:
         for source in line.split():
             assert source in allowed, source
             assert (ROOT / source).exists(), source
+    build = tomllib.loads(read("pyproject.toml"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    copied = {
+        source
+        for line in re.findall(r"^COPY (.*) \./?\S*$", read("Dockerfile"), re.MULTILINE)
+        for source in line.split()
+    }
+    assert {*build["packages"], *build["force-include"], project()["readme"], *project()["license-files"]} <= copied
     for variable in re.findall(r"(BRIDGE_\w+)=(\S+)", read("Dockerfile").partition("FROM")[2]):
         load(environ=dict([variable]))
 
