@@ -1,8 +1,8 @@
 """One MQTT connection, from CONNECT to its end: the only module that knows paho-mqtt.
 
-paho encodes, decodes and keeps the QoS 2 state of what comes in. The socket, the order of what goes out, the
-keepalive and the reconnecting are ours, so everything runs in the event loop and nothing blocks it.
-On Windows the loop must be a selector loop: the default one cannot watch sockets.
+paho connects, subscribes, and decodes what comes in, with the state of QoS 2. What goes out and its acknowledgements
+(`bridge.mqtt.packets`), the socket, the keepalive and the reconnecting are ours, so everything runs in the event loop
+and nothing blocks it. On Windows the loop must be a selector loop: the default one cannot watch sockets.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from bridge.mqtt.message import Message, pack_properties
+from bridge.mqtt.message import Message
 from bridge.mqtt.options import ConnectionOptions, Protocol
+from bridge.mqtt.packets import DISCONNECT, PINGREQ, PUBACK, Malformed, pack_properties, puback, publish_head
 from bridge.mqtt.reasons import (
     UNAUTHORIZED,
     UNSUPPORTED_PROTOCOL,
@@ -40,10 +41,11 @@ logger = logging.getLogger(__name__)
 _SESSION_EXPIRY = 7 * 24 * 3600
 """Seconds that the broker keeps a durable session, so that a bridge that is gone for good does not fill it."""
 
+_FAILURE = 0x80
+"""Reason codes from here on are failures (MQTT 5 section 2.4)."""
+
 _GOODBYE = 3.0
 """Seconds to write what is buffered before a clean end."""
-
-_PINGREQ = b"\xc0\x00"
 
 
 class _Paho(paho.Client):
@@ -56,7 +58,7 @@ class _Paho(paho.Client):
 
 
 class _Packed(Properties):
-    """Properties that are packed already: paho's own take longer than everything else about a small message."""
+    """Properties that are packed already."""
 
     def __init__(self, data: bytes) -> None:
         object.__setattr__(self, "data", data)
@@ -95,7 +97,8 @@ class Link:
         self._packet_maximum: int | None = None
         self._maximum_qos = 2
         self._retain_available = True
-        self._handed = 0
+        self._number = 0
+        self._unacknowledged: set[int] = set()
         self._write_scheduled = False
         self._watching = False
         self._keepalive = float(options.keepalive)
@@ -158,15 +161,15 @@ class Link:
     @property
     def room(self) -> int:
         """Bytes that may be sent before the buffer is full."""
-        return self._options.limits.buffer - self._stream.unsent - self._handed
+        return self._options.limits.buffer - self._stream.unsent
 
     def make_room(self) -> bool:
         """Write now instead of in the next turn of the loop; whether there is room then.
 
         A burst of previews within one turn would else replace one another though the network takes them all.
         """
-        if self.room <= 0 and self._handed:
-            self._write()
+        if self.room <= 0 and not self._watching:
+            self._flush()
         return self.room > 0
 
     def send(self, message: Message) -> int | None:
@@ -174,29 +177,34 @@ class Link:
 
         Raises `ValueError` with words if it can never be sent on this connection.
         """
-        if not message.topic or "\0" in message.topic:
-            raise ValueError("a topic is not empty and holds no NUL")
-        qos = min(message.qos, self._maximum_qos)
-        properties = _Packed(pack_properties(message)) if self.protocol == "5" else None
-        if self._packet_maximum is not None:
-            size = 9 + len(message.topic.encode()) + len(message.payload)
-            size += len(properties.pack()) if properties else 0
-            if size > self._packet_maximum:
-                raise ValueError(f"the broker takes at most {self._packet_maximum} bytes, this needs {size}")
-        info = self._client.publish(
-            message.topic, message.payload, qos, message.retain and self._retain_available, properties
-        )
-        self._handed += len(message.payload) + len(message.topic)
-        return info.mid if qos else None
+        qos, retain = min(message.qos, 1, self._maximum_qos), message.retain and self._retain_available
+        properties = pack_properties(message) if self.protocol == "5" else b""
+        number = self._next_number() if qos else None
+        head = publish_head(message, qos=qos, retain=retain, number=number, properties=properties)
+        size = len(head) + len(message.payload)
+        if self._packet_maximum is not None and size > self._packet_maximum:
+            raise ValueError(f"the broker takes at most {self._packet_maximum} bytes, this needs {size}")
+        self._stream.send(head, message.payload)
+        self._schedule_write()
+        if number is not None:
+            self._unacknowledged.add(number)
+        return number
+
+    def _next_number(self) -> int:
+        """A packet identifier that is free (MQTT 5 section 2.2.1)."""
+        while True:
+            self._number = self._number % 65_535 + 1
+            if self._number not in self._unacknowledged:
+                return self._number
 
     async def close(self) -> None:
         """End cleanly, so that the broker does not publish the will: write what is buffered, DISCONNECT."""
         deadline = self._loop.time() + min(_GOODBYE, self._options.timeout)
-        while not self.ended.done() and (self._handed or self._stream.unsent) and self._loop.time() < deadline:
+        while not self.ended.done() and self._stream.unsent and self._loop.time() < deadline:
             await asyncio.wait({self.ended}, timeout=0.01)
         if not self.ended.done():
             # Not paho's: it closes the socket as soon as it has handed the packet over.
-            self._stream.send(b"\xe0\x00")
+            self._stream.send(DISCONNECT)
             self._flush()
             await asyncio.wait({self.ended}, timeout=1)
         self.abort()
@@ -227,9 +235,8 @@ class Link:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
-        client.on_publish = self._on_publish
         client.on_message = self._on_paho_message
-        client.on_socket_register_write = self._on_register_write
+        client.on_socket_register_write = self._on_paho_packet
         client.on_socket_close = self._unwatch
         return client
 
@@ -276,22 +283,25 @@ class Link:
         self._retain_available = bool(getattr(properties, "RetainAvailable", 1))
         self._keepalive = float(self._client.keepalive)  # a broker that speaks MQTT 5 may have set another
 
-    def _on_register_write(self, *_: object) -> None:
-        if not self._write_scheduled:
+    def _on_paho_packet(self, *_: object) -> None:
+        # Not now: paho calls this while it makes the packet.
+        self._loop.call_soon(self._take_paho_packets)
+
+    def _take_paho_packets(self) -> None:
+        if not self.ended.done():
+            self._client.loop_write()
+            self._schedule_write()
+
+    def _schedule_write(self) -> None:
+        """Write at the end of this turn of the loop all that it gave at once."""
+        if not self._write_scheduled and not self._watching:
             self._write_scheduled = True
             self._loop.call_soon(self._write)
 
     def _write(self) -> None:
-        """Move paho's packets into the stream, all that came since the last turn of the loop at once."""
         self._write_scheduled = False
-        if self.ended.done():
-            return
-        # With the callback set, paho makes costly reason codes and properties for each message of QoS 0.
-        self._client.on_publish = None
-        self._client.loop_write()
-        self._client.on_publish = self._on_publish
-        self._handed = 0
-        self._flush()
+        if not self.ended.done():
+            self._flush()
 
     def _on_writable(self) -> None:
         # The kernel's buffer was full: that it takes more now shows that the broker reads.
@@ -340,15 +350,33 @@ class Link:
             self._on_room()
 
     def _read(self) -> None:
-        """Let paho read what has come; it calls our callbacks."""
-        while not self.ended.done() and self._stream.unread:
-            try:
-                failed = self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS
-            except Exception:
-                logger.exception("paho-mqtt could not read what the broker sent")
-                failed = True
-            if failed:
-                self._end(Ending(f"what the broker sent is not MQTT {self.protocol}", by_broker=False))
+        """Take what has come; paho gets what is not an acknowledgement, and calls our callbacks."""
+        try:
+            for packet in self._stream.packets:
+                if packet[0] == PUBACK:
+                    self._on_puback(*puback(packet))
+                else:
+                    self._stream.hand_over(packet)
+                    self._let_paho_read()
+                if self.ended.done():
+                    return
+        except Malformed:
+            self._end(self._not_mqtt())
+            return
+        if self._stream.received_eof:
+            self._let_paho_read()
+
+    def _let_paho_read(self) -> None:
+        try:
+            failed = self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS
+        except Exception:
+            logger.exception("paho-mqtt could not read what the broker sent")
+            failed = True
+        if failed:
+            self._end(self._not_mqtt())
+
+    def _not_mqtt(self) -> Ending:
+        return Ending(f"what the broker sent is not MQTT {self.protocol}", by_broker=False)
 
     def _fail(self, error: OSError) -> None:
         """The connection is broken; the broker's last words may have arrived before."""
@@ -371,8 +399,8 @@ class Link:
         half = self._keepalive / 2
         if now - self._pinged >= half and (now - self._alive >= half or now - self._sent >= half):
             self._pinged = now
-            self._stream.send(_PINGREQ)
-            self._on_register_write()
+            self._stream.send(PINGREQ)
+            self._schedule_write()
         self._timer = self._loop.call_later(min(1.0, self._keepalive / 10), self._on_timer)
 
     def _on_connect(self, _client: object, _userdata: object, _flags: object, reason: Any, properties: Any) -> None:
@@ -383,8 +411,10 @@ class Link:
         if not self._subscribed.done():
             self._subscribed.set_result(reasons)
 
-    def _on_publish(self, _client: object, _userdata: object, mid: int, reason: Any, _properties: object) -> None:
-        self._on_acknowledged(mid, in_words(reason.value) if reason.is_failure else None)
+    def _on_puback(self, number: int, reason: int) -> None:
+        if number in self._unacknowledged:
+            self._unacknowledged.discard(number)
+            self._on_acknowledged(number, in_words(reason) if reason >= _FAILURE else None)
 
     def _on_disconnect(self, _client: object, _userdata: object, flags: Any, reason: Any, _properties: object) -> None:
         if flags.is_disconnect_packet_from_server:
@@ -392,7 +422,7 @@ class Link:
         elif self._stream.closed_by_peer:
             self._end(Ending("the broker closed the connection", by_broker=True))
         else:
-            self._end(Ending(f"what the broker sent is not MQTT {self.protocol}", by_broker=False))
+            self._end(self._not_mqtt())
 
     def _on_paho_message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         try:

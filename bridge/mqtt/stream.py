@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import socket
 import ssl
@@ -21,8 +22,12 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from bridge.mqtt.options import Address, ConnectionOptions
+from bridge.mqtt.packets import Packets
 
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+_GATHERS = hasattr(socket.socket, "sendmsg")  # not on Windows
+_PIECES = 64
+"""Written at once: a small message and a large one are two pieces each. IOV_MAX is 1024 on Linux and macOS."""
 _CHUNK = 256 * 1024
 """Read at once, so that a large message does not hold up everything else."""
 
@@ -34,24 +39,27 @@ class Stream:
     """A connected socket with buffers before and behind it, in the shape that paho expects of a socket.
 
     `send` and `recv` never touch the socket: `flush` and `fill` do, when the event loop says that it is ready.
-    `fill` and `flush` raise `OSError` (`ssl.SSLError` is one) when the connection is broken.
+    `fill` and `flush` raise `OSError` (`ssl.SSLError` is one) when the connection is broken. What is received is
+    cut into `packets`; those that are paho's are given back by `hand_over`, for it to `recv`.
     """
 
     def __init__(self, sock: socket.socket, websocket: ClientProtocol | None) -> None:
         self._sock = sock
         self._websocket = websocket
-        self._in: deque[bytes] = deque()
+        self.packets = Packets()
+        self._handed = b""
         self._position = 0
         self._out: deque[bytes | bytearray | memoryview] = deque()
-        self._received_eof = False
+        self.received_eof = False
+        """Nothing more can be received."""
         self.closed_by_peer = False
         self.unsent = 0
         """Bytes accepted by `send` that the kernel has not taken."""
 
     @property
     def unread(self) -> bool:
-        """Whether `recv` has something to give; the end of the stream counts."""
-        return bool(self._in) or self._received_eof
+        """Whether something was received that nobody has taken; the end of the stream counts."""
+        return bool(self.packets) or self.received_eof
 
     def fileno(self) -> int:
         """The socket's file descriptor, -1 when closed."""
@@ -74,32 +82,31 @@ class Stream:
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
+    def hand_over(self, packet: bytes) -> None:
+        """Have `recv` give this packet."""
+        self._handed, self._position = packet, 0
+
     def recv(self, size: int) -> bytes:
-        """Up to `size` buffered bytes; empty at the end of the stream. Raises `BlockingIOError` if there are none."""
-        if not self._in:
-            if self._received_eof:
-                return b""
+        """Up to `size` bytes of the packet that was handed over; empty at the end of the stream.
+
+        Raises `BlockingIOError` if there are none.
+        """
+        data = self._handed[self._position : self._position + size]
+        self._position += len(data)
+        if not data and not self.received_eof:
             raise BlockingIOError
-        chunk = self._in[0]
-        end = self._position + size
-        if end >= len(chunk):
-            self._in.popleft()
-            data = chunk[self._position :] if self._position else chunk
-            self._position = 0
-            return data
-        data = chunk[self._position : end]
-        self._position = end
         return data
 
-    def send(self, data: bytes | bytearray) -> int:
-        """Take all of `data`, to be written by `flush`."""
-        if self._websocket is not None:
-            if self._websocket.state is State.OPEN:
-                self._websocket.send_binary(data)
-                self._collect()
-        else:
-            self._push(data)  # paho made it for us alone: a copy of its packet
-        return len(data)
+    def send(self, *pieces: bytes | bytearray) -> int:
+        """Take all of the data, to be written by `flush`; return its length."""
+        size = sum(map(len, pieces))
+        if self._websocket is None:
+            self._out.extend(piece for piece in pieces if piece)
+            self.unsent += size
+        elif self._websocket.state is State.OPEN:
+            self._websocket.send_binary(b"".join(pieces))
+            self._collect()
+        return size
 
     def fill(self) -> None:
         """Read what there is, up to a quarter of a megabyte."""
@@ -124,55 +131,56 @@ class Stream:
         """Write what the kernel takes, up to a megabyte, and return how many bytes that was."""
         written = 0
         while self._out and written < 4 * _CHUNK:
-            data = self._gather()
             try:
-                count = self._sock.send(data)
+                count = self._write()
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 break
             written += count
-            self.unsent -= count
-            if count == len(data):
-                self._out.popleft()
-            else:
-                self._out[0] = memoryview(data)[count:]
+            self._written(count)
         return written
 
     def end(self) -> None:
         """The peer closed: what was received can still be read, then the stream ends."""
-        self._received_eof = self.closed_by_peer = True
+        self.received_eof = self.closed_by_peer = True
 
     def close(self) -> None:
         """Close the socket at once; what was not written is lost."""
-        self._received_eof = True
+        self.received_eof = True
         self._out.clear()
         self.unsent = 0
         self._sock.close()
 
-    def _push(self, data: bytes | bytearray) -> None:
-        self._out.append(data)
-        self.unsent += len(data)
-
-    def _gather(self) -> bytes | bytearray | memoryview:
-        """The first piece to write, with the small ones that follow it."""
-        if len(self._out) == 1 or len(self._out[0]) >= _CHUNK // 4:
-            return self._out[0]
+    def _write(self) -> int:
+        """Write what comes first; large pieces are not copied where the system can gather them."""
+        if _GATHERS and not isinstance(self._sock, ssl.SSLSocket):
+            return self._sock.sendmsg(itertools.islice(self._out, _PIECES))
         pieces, size = [], 0
         while self._out and size < _CHUNK // 4:
             pieces.append(self._out.popleft())
             size += len(pieces[-1])
-        data = b"".join(pieces)
-        self._out.appendleft(data)
-        return data
+        # TLS wants the same bytes again when it could not write them.
+        self._out.appendleft(b"".join(pieces) if len(pieces) > 1 else pieces[0])
+        return self._sock.send(self._out[0])
+
+    def _written(self, count: int) -> None:
+        self.unsent -= count
+        while count:
+            first = self._out[0]
+            if count < len(first):
+                self._out[0] = memoryview(first)[count:]
+                return
+            count -= len(first)
+            self._out.popleft()
 
     def _receive(self, data: bytes) -> None:
         if self._websocket is None:
-            self._in.append(data)
+            self.packets.feed(data)
             return
         self._websocket.receive_data(data)
         for event in self._websocket.events_received():
             if isinstance(event, Frame):
                 if event.opcode in {Opcode.BINARY, Opcode.CONT} and event.data:
-                    self._in.append(bytes(event.data))
+                    self.packets.feed(bytes(event.data))
                 elif event.opcode is Opcode.CLOSE:
                     self.end()
         self._collect()
@@ -184,7 +192,8 @@ class Stream:
         if self._websocket is not None:
             for data in self._websocket.data_to_send():
                 if data:
-                    self._push(data)
+                    self._out.append(data)
+                    self.unsent += len(data)
 
 
 def tls_context(options: ConnectionOptions) -> ssl.SSLContext:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import SettingsError
-from bridge.mqtt.message import Message, pack_properties
+from bridge.mqtt.message import Message
 from bridge.mqtt.options import ConnectionOptions, parse_url
+from bridge.mqtt.packets import pack_properties
 
 
 @pytest.mark.parametrize(
