@@ -8,12 +8,15 @@ what was asked is then unknown.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import quote, urlencode
+
+import aiohttp
 
 from bridge import errors
 from bridge.comfyui.address import parse_address
@@ -93,7 +96,7 @@ class ComfyClient:
         own.
         """
         body = _prompt_body(graph, prompt_id, client_id, extra_data)
-        answer = await self._http.request("POST", "/prompt", content=body, headers=_JSON)
+        answer = await self._http.request("POST", "/prompt", data=body, headers=_JSON)
         if answer.status in (400, 413, 500):
             raise rejection(answer.status, answer.body)
         if answer.status > 500:
@@ -139,7 +142,7 @@ class ComfyClient:
 
     async def view(self, file: FileRef, *, max_bytes: int) -> Fetched:
         """Fetch a file. `FileMissing` if it is not there, `TooLarge` as soon as it shows to be above the limit."""
-        answer = await self._http.request("GET", "/view", params=_file_params(file), max_bytes=max_bytes)
+        answer = await self._http.request("GET", _view_path(file), max_bytes=max_bytes)
         if answer.status in (400, 403, 404):
             raise errors.FileMissing(f"ComfyUI at {self.url} has no file {_name_of(file)}.")
         if answer.is_cut:
@@ -150,11 +153,11 @@ class ComfyClient:
 
     def view_url(self, file: FileRef) -> str:
         """Return the address of a file, without credentials."""
-        return f"{self.url}/view?{urlencode(_file_params(file))}"
+        return self.url + _view_path(file)
 
     async def exists(self, file: FileRef) -> bool | None:
         """Tell whether the file is there; None if the server cannot tell."""
-        answer = await self._http.request("HEAD", "/view", params=_file_params(file))
+        answer = await self._http.request("HEAD", _view_path(file))
         if answer.status in (400, 404):
             return False
         return True if answer.status == 200 else None
@@ -214,15 +217,17 @@ class ComfyClient:
 
     async def _post(self, path: str, document: Mapping[str, Any]) -> None:
         answer = await self._http.request(
-            "POST", path, content=json.dumps(document).encode(), headers=_JSON, idempotent=True
+            "POST", path, data=json.dumps(document).encode(), headers=_JSON, idempotent=True
         )
         self._check(answer, f"POST {path}")
 
     async def _upload(
         self, path: str, fields: dict[str, str], data: bytes, filename: str, content_type: str | None
     ) -> Response:
-        file = (_clean_name(filename), data, content_type or sniff_image(data))
-        return await self._http.request("POST", path, data=fields, files={"image": file})
+        form = aiohttp.FormData(fields, quote_fields=False)  # ComfyUI would keep the quotes as a part of the name
+        kind = content_type or sniff_image(data)
+        form.add_field("image", io.BytesIO(data), filename=_clean_name(filename), content_type=kind)
+        return await self._http.request("POST", path, data=form)
 
     def _uploaded(self, answer: Response, call: str, filename: str) -> FileRef:
         if answer.status == 413:
@@ -295,6 +300,10 @@ def _prompt_body(
 
 def _file_params(file: FileRef) -> dict[str, str]:
     return {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
+
+
+def _view_path(file: FileRef) -> str:
+    return f"/view?{urlencode(_file_params(file), errors='replace')}"
 
 
 def _segment(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import ssl
 from collections.abc import Mapping
@@ -10,15 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-import httpx
 import stamina
-from httpx_aiohttp import HttpxAiohttpClient
+from yarl import URL
 
 from bridge import errors
 from bridge.comfyui.address import Address
 
-_CONNECTIONS = httpx.Limits(max_connections=32, max_keepalive_connections=32, keepalive_expiry=5.0)
+_CONNECTIONS = 32
+_KEEPALIVE = 5.0
 _JSON_LIMIT = 512 * 1024 * 1024
+_CHUNK = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +50,28 @@ class HttpTransport:
     def __init__(self, address: Address, limits: TimeLimits) -> None:
         self._address = address
         self._limits = limits
-        self._client: httpx.AsyncClient | None = None
+        self._session: aiohttp.ClientSession | None = None
         self._retrying = stamina.AsyncRetryingCaller(
-            attempts=3, timeout=10.0, wait_initial=0.1, wait_max=1.0, wait_jitter=0.1
+            attempts=2, timeout=10.0, wait_initial=0.1, wait_max=1.0, wait_jitter=0.1
         ).on(ConnectionLost)
 
     async def open(self) -> None:
         """Make the pool; connections come with the requests."""
         # Reading the system's certificates takes many milliseconds; without TLS nobody looks at them.
-        context = ssl.create_default_context() if self._address.is_secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = ssl.create_default_context() if self._address.is_secure else False
         limits = self._limits
-        self._client = HttpxAiohttpClient(
-            base_url=self._address.url,
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=context, limit=_CONNECTIONS, keepalive_timeout=_KEEPALIVE),
             headers=self._address.headers,
-            verify=context,
+            timeout=aiohttp.ClientTimeout(total=limits.total, sock_connect=limits.connect, sock_read=limits.read),
             trust_env=not self._address.is_near,
-            limits=_CONNECTIONS,
-            timeout=httpx.Timeout(limits.read, connect=limits.connect),
         )
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
     async def request(
         self,
@@ -84,62 +82,58 @@ class HttpTransport:
         max_bytes: int = _JSON_LIMIT,
         **content: Any,
     ) -> Response:
-        """Send a request, read the answer. `content` is what httpx takes: `params`, `content`, `data`, `files`, ….
+        """Send a request, read the answer. `content` is what aiohttp takes: `data`, `headers`, ….
 
-        A request that is `idempotent` (GET and HEAD, unless told otherwise) is sent again if the connection broke
-        in the middle of it, three times in all; a server that cannot be reached is left to the caller.
+        path: with its query, if there is one, percent-encoded. A request that is `idempotent` (GET and HEAD, unless
+        told otherwise) is sent again if the connection broke in the middle of it, three times in all; a server
+        that cannot be reached is left to the caller.
         """
         if idempotent is None:
             idempotent = method in ("GET", "HEAD")
-        if not idempotent:
+        try:
             return await self._once(method, path, max_bytes, content)
+        except ConnectionLost:
+            if not idempotent:
+                raise
+        # stamina takes longer to begin than most answers of ComfyUI take to come.
         return await self._retrying(self._once, method, path, max_bytes, content)
 
     async def _once(self, method: str, path: str, max_bytes: int, content: dict[str, Any]) -> Response:
-        if self._client is None:
+        if self._session is None:
             raise errors.Internal("The client of a ComfyUI is used before it was opened or after it was closed.")
+        url = URL(f"{self._address.url}{path}", encoded=True)
         try:
-            async with (
-                asyncio.timeout(self._limits.total),
-                self._client.stream(method, path, **content) as response,
-            ):
+            async with self._session.request(method, url, allow_redirects=False, **content) as response:
                 return await _read(response, 0 if method == "HEAD" else max_bytes)
-        except (httpx.InvalidURL, UnicodeError) as error:
-            raise errors.BadValue(f"What {method} {path} asks for cannot be written into a request.") from error
-        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
-            raise self._failure(error, f"{method} {path}") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._failure(error, f"{method} {path.partition('?')[0]}") from error
 
     def _failure(self, error: Exception, call: str) -> errors.BridgeError:
-        # By aiohttp's exception, since httpx-aiohttp gives refused and broken connections as time-outs.
-        cause: BaseException = error
-        if isinstance(error, httpx.HTTPError) and error.__cause__ is not None:
-            cause = error.__cause__
         url = self._address.url
-        match cause:
+        match error:
             case aiohttp.ConnectionTimeoutError():
                 return errors.BackendOffline(f"ComfyUI at {url} cannot be reached within {self._limits.connect:g} s.")
-            case TimeoutError() | httpx.TimeoutException():
+            case TimeoutError():
                 return errors.TimedOut(f"ComfyUI at {url} did not answer {call} in time.")
             case aiohttp.ClientConnectorError():
-                return errors.BackendOffline(f"ComfyUI at {url} cannot be reached: {_reason(cause)}.")
+                return errors.BackendOffline(f"ComfyUI at {url} cannot be reached: {_reason(error)}.")
             case aiohttp.ClientResponseError():
                 return errors.BackendOffline(f"The server at {url} does not look like ComfyUI: it does not speak HTTP.")
         return ConnectionLost(f"The connection to ComfyUI at {url} broke during {call}.")
 
 
-async def _read(response: httpx.Response, max_bytes: int) -> Response:
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> Response:
     """Read no more than the limit, so that a file of any size never fills the memory."""
-    headers, chunks, size = response.headers, list[bytes](), 0
+    chunks, size = list[bytes](), 0
     if max_bytes:
-        announced = headers.get("content-length", "")
-        if announced.isascii() and announced.isdigit() and int(announced) > max_bytes:
-            return Response(response.status_code, headers, b"", is_cut=True)
-        async for chunk in response.aiter_bytes():
+        if (response.content_length or 0) > max_bytes:
+            return Response(response.status, response.headers, b"", is_cut=True)
+        async for chunk in response.content.iter_chunked(_CHUNK):
             size += len(chunk)
             if size > max_bytes:
-                return Response(response.status_code, headers, b"", is_cut=True)
+                return Response(response.status, response.headers, b"", is_cut=True)
             chunks.append(chunk)
-    return Response(response.status_code, headers, b"".join(chunks))
+    return Response(response.status, response.headers, b"".join(chunks))
 
 
 def _reason(error: aiohttp.ClientConnectorError) -> str:
