@@ -224,6 +224,8 @@ class ComfyClient:
     async def _upload(
         self, path: str, fields: dict[str, str], data: bytes, filename: str, content_type: str | None
     ) -> Response:
+        if any(value.encode(errors="replace").decode() != value for value in fields.values()):
+            raise errors.BadValue(f"A part of the place for {filename} is not text that can be sent.")
         form = aiohttp.FormData(fields, quote_fields=False)  # ComfyUI would keep the quotes as a part of the name
         kind = content_type or sniff_image(data)
         form.add_field("image", io.BytesIO(data), filename=_clean_name(filename), content_type=kind)
