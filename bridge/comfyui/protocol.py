@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from bridge.comfyui.messages import (
@@ -100,7 +101,7 @@ def decode_binary(raw: bytes) -> Message:
     if kind == 3:
         return TextFrame(raw[8:end].decode(errors="replace"), raw[end:].decode(errors="replace"), raw)
     try:
-        metadata = json.loads(raw[8:end])
+        metadata = _metadata(raw[8:end])
     except (ValueError, RecursionError) as error:
         return Malformed(f"a preview whose metadata is not JSON ({error})", raw)
     if not isinstance(metadata, dict):
@@ -109,6 +110,12 @@ def decode_binary(raw: bytes) -> Message:
     named = metadata.get("image_type")
     content_type = named if isinstance(named, str) and named in _CONTENT_TYPES else sniff_image(image)
     return PreviewImage(image, content_type, as_id(metadata.get("node_id")), prompt_id_of(metadata), metadata, raw)
+
+
+@lru_cache(maxsize=8)
+def _metadata(header: bytes) -> Any:
+    """Read the metadata of a preview, which is the same for all those of a node; nobody changes it."""
+    return json.loads(header)
 
 
 def parse_event(event_type: str, data: object, raw: str = "") -> TextMessage:

@@ -131,7 +131,10 @@ class Feeds:
 
     def opened(self, job_id: str) -> JobFeed:
         """Return the history of a job that has not ended."""
-        return self._jobs.setdefault(job_id, JobFeed())
+        feed = self._jobs.get(job_id)
+        if feed is None:
+            feed = self._jobs[job_id] = JobFeed()
+        return feed
 
     def place(self, last_event_id: str | None) -> int | None:
         """Return the place that a reader comes back to; None for none, or one of another run."""

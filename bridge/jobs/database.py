@@ -49,6 +49,8 @@ class Database:
         self._version = version
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._level = ""
+        """What `synchronous` is set to."""
 
     async def __aenter__(self) -> Self:
         connection = await asyncio.to_thread(self._open)
@@ -150,7 +152,9 @@ class Database:
     def _transact(self, connection: sqlite3.Connection, operations: list[_Operation]) -> None:
         try:
             level = "FULL" if any(operation.durable for operation in operations) else "NORMAL"
-            connection.execute(f"PRAGMA synchronous={level}")
+            if level != self._level:
+                connection.execute(f"PRAGMA synchronous={level}")
+                self._level = level
             connection.execute("BEGIN IMMEDIATE")
             for operation in operations:
                 self._apply(connection, operation)

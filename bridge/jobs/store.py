@@ -102,11 +102,12 @@ class Store:
 
         return self._database.start(write)
 
-    def mark_published(self, job_id: str) -> asyncio.Future[None]:
-        """Note that the broker has the final status."""
+    def mark_published(self, job_ids: Collection[str]) -> asyncio.Future[None]:
+        """Note that the broker has the final statuses."""
+        rows = [(job_id,) for job_id in job_ids]
 
         def write(db: sqlite3.Connection) -> None:
-            db.execute("UPDATE jobs SET published = 1 WHERE id = ?", (job_id,))
+            db.executemany("UPDATE jobs SET published = 1 WHERE id = ?", rows)
 
         return self._database.start(write)
 

@@ -68,8 +68,10 @@ class Publisher:
         self._retained: dict[str, Message] = {}
         self._known: set[str] = set()
         self._unnoted: set[str] = set()
-        """Jobs whose end the broker has, and the store could not note it."""
-        self._progress: Throttle[events.JobProgress] = Throttle(settings.progress_per_second, self._send_progress)
+        """Jobs whose end the broker has, and the store has not noted it yet."""
+        self._noting = False
+        self._progress: Throttle[events.Document] = Throttle(settings.progress_per_second, self._send_progress)
+        self._latest: Throttle[events.Document] = Throttle(settings.progress_per_second, self._send_latest)
         self._previews: Throttle[Message] = Throttle(
             settings.previews_per_second, lambda _, message: self._send(message, policy=Policy.LATEST)
         )
@@ -111,7 +113,15 @@ class Publisher:
 
     def say_goodbye(self) -> None:
         """Publish that the bridge ends."""
-        for throttle in (self._progress, self._previews, self._batches, self._texts, self._pulls, self._queue):
+        for throttle in (
+            self._progress,
+            self._latest,
+            self._previews,
+            self._batches,
+            self._texts,
+            self._pulls,
+            self._queue,
+        ):
             throttle.close()
         self._send(self.state(online=False), policy=Policy.KEEP)
 
@@ -125,7 +135,7 @@ class Publisher:
             case events.PromptPreview():
                 self._on_preview(event)
             case events.JobProgress():
-                self._progress.put(event.job_id, event)
+                self._on_progress(event)
             case events.JobStatus():
                 self._on_status(event)
             case events.JobOutput():
@@ -192,20 +202,27 @@ class Publisher:
             user = (("prompt_id", event.job_id), *user)
             self._previews.put(topic, Message(topic, event.image, content_type=event.content_type, user=user))
 
-    def _send_progress(self, job_id: str, event: events.JobProgress) -> None:
-        payload = payloads.dump(event.document)
-        self._send(_json(self._topics.prompt(job_id, "status"), payload, qos=1), policy=Policy.LATEST)
+    def _on_progress(self, event: events.JobProgress) -> None:
+        self._progress.put(event.job_id, event.document)
         if event.workflow is not None:
-            self._send(_json(self._topics.workflow(event.workflow, "progress"), payload), policy=Policy.LATEST)
-            self._retain(self._topics.workflow(event.workflow, "status"), payload)
+            self._latest.put(event.workflow, event.document)
+
+    def _send_progress(self, job_id: str, document: events.Document) -> None:
+        message = _json(self._topics.prompt(job_id, "status"), payloads.dump(document), qos=1)
+        self._send(message, policy=Policy.LATEST)
+
+    def _send_latest(self, workflow: str, document: events.Document) -> None:
+        payload = payloads.dump(document)
+        self._send(_json(self._topics.workflow(workflow, "progress"), payload), policy=Policy.LATEST)
+        self._retain(self._topics.workflow(workflow, "status"), payload)
 
     def _on_status(self, event: events.JobStatus) -> None:
         self._progress.drop(event.job_id)
         payload = payloads.dump(event.document)
         status = str(event.document["status"])
         if event.workflow is not None:
-            self._retain(self._topics.workflow(event.workflow, "status"), payload)
-            self._send(_json(self._topics.workflow(event.workflow, "progress"), payload), policy=Policy.LATEST)
+            # Many short jobs one after the other are no news for whoever wants the latest; an end never waits.
+            self._latest.put(event.workflow, event.document, urgent=event.final)
             if status in _EVENT_TYPES:
                 document = {"event_type": _EVENT_TYPES[status], **event.document}
                 topic = self._topics.workflow(event.workflow, "event")
@@ -218,15 +235,23 @@ class Publisher:
         self._send(_json(topic, payload, qos=1), policy=Policy.KEEP, on_acknowledged=acknowledged)
 
     def _published(self, job_id: str) -> None:
-        # One that could not be noted, the disk being full, is noted with the next.
-        missed, self._unnoted = self._unnoted, set()
-        for one in {job_id, *missed}:
-            self._store.mark_published(one).add_done_callback(functools.partial(self._noted, one))
+        self._unnoted.add(job_id)
+        if not self._noting:
+            self._note()
 
-    def _noted(self, job_id: str, future: asyncio.Future[None]) -> None:
+    def _note(self) -> None:
+        self._noting = True
+        jobs = frozenset(self._unnoted)
+        self._store.mark_published(jobs).add_done_callback(functools.partial(self._noted, jobs))
+
+    def _noted(self, jobs: frozenset[str], future: asyncio.Future[None]) -> None:
+        self._noting = False
         if future.cancelled() or future.exception() is not None:
-            self._unnoted.add(job_id)
-            log_failure(future)
+            log_failure(future)  # the disk may be full: they are noted with the next
+            return
+        self._unnoted -= jobs
+        if self._unnoted:
+            self._note()
 
     def _on_output(self, event: events.JobOutput) -> None:
         document, data = event.document, event.data

@@ -18,9 +18,14 @@ class Throttle(Generic[T]):
         self._waiting: dict[str, tuple[asyncio.TimerHandle, T]] = {}
         self._last: dict[str, float] = {}
 
-    def put(self, key: str, value: T) -> None:
-        """Send now, or as soon as it may be; a value that waits is replaced."""
+    def put(self, key: str, value: T, *, urgent: bool = False) -> None:
+        """Send now, or as soon as it may be; a value that waits is replaced. urgent: now in any case."""
         loop = asyncio.get_running_loop()
+        if urgent:
+            self.drop(key)
+            self._last[key] = loop.time()
+            self._send(key, value)
+            return
         waiting = self._waiting.get(key)
         if waiting is not None:
             self._waiting[key] = (waiting[0], value)

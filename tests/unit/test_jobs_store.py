@@ -115,7 +115,7 @@ async def test_what_the_broker_did_not_take_is_unpublished(url: str, clock: Cloc
         for n, one in enumerate(jobs[:2]):
             await opened.save(ended(one, clock.now - n))
         assert [one.id for one in await opened.unpublished()] == ["b", "a"]
-        await opened.mark_published("a")
+        await opened.mark_published(["a"])
     async with store(url, clock) as opened:
         assert [one.id for one in await opened.unpublished()] == ["b"]
 
