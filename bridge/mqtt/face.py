@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _HEALTH_EVERY = 60.0
 _PROMPTING = PromptingSettings()
+_GREETING = 2.0
+"""Seconds that `online` waits for the rest of the greeting, on a connection that is never at rest."""
 _GOODBYE = 5.0
 """Seconds that the broker has for what it should still get at the end."""
 
@@ -143,6 +145,9 @@ class MqttFace:
 
     async def _greet(self) -> None:
         self._publisher.greet()
+        # What is newer takes the place of what waits, at the end: `online` comes when nothing waits any more.
+        await self._connection.drain(_GREETING)
+        self._publisher.say_online()
 
     def _listen(self, event: events.Event) -> None:
         if isinstance(event, events.BackendState):

@@ -70,6 +70,7 @@ class Publisher:
         self._unnoted: set[str] = set()
         """Jobs whose end the broker has, and the store has not noted it yet."""
         self._noting = False
+        self._greeted = False
         self._progress: Throttle[events.Document] = Throttle(settings.progress_per_second, self._send_progress)
         self._latest: Throttle[events.Document] = Throttle(settings.progress_per_second, self._send_latest)
         self._previews: Throttle[Message] = Throttle(
@@ -94,7 +95,8 @@ class Publisher:
         self._known = await self._store.retained()
 
     def greet(self) -> None:
-        """Publish all that the broker should hold, `bridge/state` last: called after each connect."""
+        """Publish all that the broker should hold, but for `bridge/state`: called after each connect."""
+        self._greeted = True
         self._clear_stale()
         for message in self._retained.values():
             self._send(message, policy=Policy.KEEP, key=message.topic)
@@ -105,7 +107,11 @@ class Publisher:
             topic = self._topics.backend(str(backend["name"]), "state")
             self._retain(topic, ONLINE if backend["online"] else OFFLINE)
         self.publish_workflow_states()
-        self._send(self.state(online=True), policy=Policy.KEEP)
+
+    def say_online(self) -> None:
+        """Publish that the bridge is there, unless it has said goodbye since it greeted."""
+        if self._greeted:
+            self._send(self.state(online=True), policy=Policy.KEEP)
 
     def state(self, *, online: bool) -> Message:
         """Return `bridge/state`; offline, it is the will."""
@@ -113,6 +119,7 @@ class Publisher:
 
     def say_goodbye(self) -> None:
         """Publish that the bridge ends."""
+        self._greeted = False
         for throttle in (
             self._progress,
             self._latest,

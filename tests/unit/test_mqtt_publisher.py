@@ -365,10 +365,12 @@ async def test_the_queue_is_throttled(side: Side) -> None:
 # Retained state
 
 
-async def test_the_greeting_ends_with_online(side: Side) -> None:
+async def test_the_greeting_and_online_after_it(side: Side) -> None:
     side.happen(events.BackendState("b", online=True))
     side.sent.clear()
     side.publisher.greet()
+    assert "c/bridge/state" not in side.topics()
+    side.publisher.say_online()
     assert side.topics()[-1] == "c/bridge/state"
     assert side.last("c/bridge/state").message.payload == b"online"
     assert {
@@ -414,6 +416,13 @@ async def test_the_will_and_the_goodbye(side: Side) -> None:
     before = len(side.sent)
     await asyncio.sleep(0.3)
     assert len(side.sent) == before
+
+
+async def test_whoever_left_while_greeting_does_not_say_that_it_is_there(side: Side) -> None:
+    side.publisher.greet()
+    side.publisher.say_goodbye()
+    side.publisher.say_online()
+    assert side.last("c/bridge/state").message.payload == b"offline"
 
 
 async def test_states_of_workflows_follow_the_backends(side: Side) -> None:
@@ -466,7 +475,6 @@ async def test_what_an_earlier_start_left_is_cleared_at_the_greeting(tmp_path: P
         assert {"c/backend/gone/state", "old-base/workflow/photo/state", "c/workflow/fox/image"} <= cleared
         assert not any("photo" in topic and topic.startswith("c/") for topic in cleared)
         assert "c/backend/b/state" not in cleared
-        assert side.topics()[-1] == "c/bridge/state"
         await side.settled()
         assert not any("fox" in topic or "gone" in topic or "old" in topic for topic in await side.store.retained())
 
