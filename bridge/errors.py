@@ -77,6 +77,12 @@ class BridgeError(Exception):
             document["details"] = dict(self.details)
         return document
 
+    def to_answer(self) -> dict[str, Any]:
+        """The shape that answers to commands have: `{"code", "error", "details"?}`, the node among the details."""
+        document: dict[str, Any] = {"code": self.code, "error": self.message}
+        details = {**({"node": self.node} if self.node is not None else {}), **(self.details or {})}
+        return document | ({"details": details} if details else {})
+
 
 class RequestError(BridgeError):
     """What was asked cannot be done as asked. A message that quotes more than a person reads is cut in its middle."""

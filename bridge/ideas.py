@@ -172,13 +172,6 @@ def result(idea: Idea, written: Written) -> Document:
     return document | {"model": written.model}
 
 
-def failure(error: errors.BridgeError) -> Document:
-    """Return what a result says of an error."""
-    details = {**({"node": error.node} if error.node is not None else {}), **(error.details or {})}
-    document: Document = {"status": "error", "code": error.code, "error": error.message}
-    return document | ({"details": details} if details else {})
-
-
 def _text(request: requests.WritePrompt, as_set: str) -> tuple[str, Mapping[str, str] | None]:
     """Return the idea in words, and the description that it came as."""
     given = request.image_description

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from bridge import errors, events, requests
-from bridge.ideas import Document, Idea, Intake, Pictures, failure, result
+from bridge.ideas import Document, Idea, Intake, Pictures, result
 from bridge.jobs.store import Store
 from bridge.prompting.answers import prompt_so_far
 from bridge.prompting.model import Writer
@@ -164,7 +164,9 @@ class Prompts:
         self._hub.publish(events.PromptValuesChanged(self.values()))
         for document in self._lost:
             error = errors.Cancelled("the bridge ended before it was written")
-            self._hub.publish(events.PromptWritten(document["id"], {**document, **failure(error)}))
+            self._hub.publish(
+                events.PromptWritten(document["id"], {**document, "status": "error", **error.to_answer()})
+            )
         self._lost = []
         writer = self._writer
         if writer is None:
@@ -279,7 +281,7 @@ class Prompts:
         idea.is_over = True
         whole = {"id": idea.id, "status": "ok", **document, **idea.about()}
         if error is not None:
-            whole |= failure(error)
+            whole |= {"status": "error", **error.to_answer()}
             if idea.description is not None:
                 whole["STATUS"] = f"generation failed - {error.message}"
             logger.info("an idea came to nothing: %s", error.message)

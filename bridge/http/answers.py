@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -53,6 +55,8 @@ STATUS: Mapping[str, int] = {
 }
 """The status of an answer by the code in it. 502 and 409 of a job's end are for those who asked for its picture."""
 
+_BIG = 1_000_000
+
 RETRY_AFTER = 5
 """Seconds, beside each 503."""
 
@@ -60,6 +64,12 @@ RETRY_AFTER = 5
 def dump(document: Any) -> bytes:
     """Write a document as JSON."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+
+async def encoded(data: bytes) -> str:
+    """Return bytes as base64; that of many is made in a thread."""
+    encode = base64.b64encode
+    return (encode(data) if len(data) < _BIG else await asyncio.to_thread(encode, data)).decode()
 
 
 def answer(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -90,5 +100,4 @@ def refusal(
 
 def failure(error: BridgeError) -> Response:
     """Return the answer to a request that failed; its details hold the node that the error is about."""
-    details = {**({"node": error.node} if error.node is not None else {}), **(error.details or {})}
-    return refusal(error.code, error.message, details=details)
+    return refusal(error.code, error.message, details=error.to_answer().get("details"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
@@ -23,6 +24,15 @@ from bridge.tasks import Tasks
 
 KEEP_ALIVE = 15.0
 _KEPT_BYTES = 32_000_000
+
+
+class Leaving(NamedTuple):
+    """Why nobody is to be kept waiting: each is done when it is so."""
+
+    gone: asyncio.Future[Any]
+    """The caller has hung up."""
+    closing: asyncio.Future[Any]
+    """The face stops."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,12 +55,28 @@ class Context:
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the face stops: nobody is to be kept waiting."""
 
+    @contextmanager
+    def leaving(self, request: Request) -> Iterator[Leaving]:
+        """Notice within the block that the caller hangs up, or that the face stops. For after the body was read."""
+        loop = asyncio.get_running_loop()
+        tasks = Leaving(loop.create_task(_hung_up(request)), loop.create_task(self.closing.wait()))
+        try:
+            yield tasks
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
 
 def made(settings: Settings, core: Core, store: Store, *, keep_alive: float = KEEP_ALIVE) -> Context:
     """Build the parts."""
     addresses = Addresses(settings)
     relay = Relay()
-    ends, kept, tasks = Ends(core), Kept(max_bytes=_KEPT_BYTES), Tasks()
+    ends, kept, tasks = Ends(core), Kept(core, max_bytes=_KEPT_BYTES), Tasks()
     wrapper = Wrapper(settings, core, store, kept)
     return Context(
         settings,

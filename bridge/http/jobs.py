@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,13 +11,10 @@ from starlette.responses import Response
 from bridge import requests
 from bridge.errors import BadPayload, BridgeError, FileMissing, Internal
 from bridge.http import bodies, ranges
-from bridge.http.answers import answer, failure, refusal
+from bridge.http.answers import answer, encoded, failure, refusal
 from bridge.http.context import Context, note_jobs
 from bridge.http.schemas import ERRORS, JOB_ANSWER, RUN_GRAPH, WAIT
 from bridge.http.waiting import Watch
-
-_BIG = 1_000_000
-"""Bytes from which base64 is made in a thread."""
 
 Data = dict[str, Any]
 
@@ -46,13 +41,8 @@ class Answers:
 
         Tells whether they have ended. Whoever hangs up ends no job.
         """
-        loop = asyncio.get_running_loop()
-        leave = {loop.create_task(hung_up(request)), loop.create_task(self._context.closing.wait())}
-        try:
-            return await self._context.ends.wait(watches, seconds, *leave)
-        finally:
-            for task in leave:
-                task.cancel()
+        with self._context.leaving(request) as leaving:
+            return await self._context.ends.wait(watches, seconds, *leaving)
 
     async def one(self, job_id: str, options: bodies.Options) -> Response:
         """Answer with one job as it stands."""
@@ -90,16 +80,11 @@ class Answers:
             except BridgeError as error:
                 outputs.append({**output, "error": error.to_json()})
                 continue
-            encode = base64.b64encode
-            encoded = encode(data) if len(data) < _BIG else await asyncio.to_thread(encode, data)
-            outputs.append({**output, "data": encoded.decode()})
+            outputs.append({**output, "data": await encoded(data)})
         return {**document, "outputs": outputs}
 
     async def _bytes(self, job_id: str, n: int) -> bytes:
-        kept = self._context.kept.get(job_id, n)
-        if kept is not None:
-            return kept[1]
-        return (await self._core.output(requests.OutputRequest(prompt_id=job_id, n=n)))[1]
+        return (await self._context.kept.output(job_id, n))[1]
 
     async def _picture(self, document: Data, watch: Watch | None) -> Response:
         """Answer with the picture that stands for the job, or with why there is none."""
@@ -124,11 +109,8 @@ class Answers:
         job_id = document["id"]
         if ranges.unchanged(request, job_id, n):
             return Response(status_code=304, headers={"ETag": ranges.etag(job_id, n)})
-        kept = self._context.kept.get(job_id, n)
-        if kept is None:
-            output, data = await self._core.output(requests.OutputRequest(prompt_id=job_id, n=n))
-            kept = output.to_json(), data
-        return ranges.file(kept[1], kept[0], job_id=job_id, request=request)
+        output, data = await self._context.kept.output(job_id, n)
+        return ranges.file(data, output, job_id=job_id, request=request)
 
 
 async def once(context: Context, command: str, transaction: str | None, run: Callable[[], Awaitable[Data]]) -> Data:
@@ -170,12 +152,6 @@ def transaction_of(request: Request, document: Data) -> str | None:
     if isinstance(key, bool) or not isinstance(key, (str, int)):
         raise BadPayload("transaction must be a text or a whole number")
     return str(key)
-
-
-async def hung_up(request: Request) -> None:
-    """Wait until the caller is gone. For after the body was read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def router(context: Context) -> APIRouter:

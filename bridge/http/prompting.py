@@ -12,7 +12,6 @@ from bridge.errors import Cancelled
 from bridge.http import bodies
 from bridge.http.answers import answer
 from bridge.http.context import Context
-from bridge.http.jobs import hung_up
 from bridge.http.schemas import ERRORS, body_of
 
 
@@ -33,12 +32,11 @@ async def written(context: Context, request: Request, asked: requests.WritePromp
     """Return the result of writing a prompt, unless the caller goes or the bridge stops, which cancels it."""
     loop = asyncio.get_running_loop()
     writing = loop.create_task(context.core.generate_prompt(asked))
-    leave = {loop.create_task(hung_up(request)), loop.create_task(context.closing.wait())}
     try:
-        await asyncio.wait({writing, *leave}, return_when=asyncio.FIRST_COMPLETED)
+        with context.leaving(request) as leaving:
+            await asyncio.wait({writing, *leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not writing.done():
             raise Cancelled("the bridge stops")
         return writing.result()
     finally:
-        for task in (writing, *leave):
-            task.cancel()
+        writing.cancel()

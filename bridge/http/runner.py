@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,6 @@ from bridge.errors import BadPayload, BridgeError, NotAllowed, QueueFull
 from bridge.http import bodies
 from bridge.http.answers import RETRY_AFTER, STATUS, answer
 from bridge.http.context import Context, note_jobs
-from bridge.http.jobs import hung_up
 from bridge.http.prompting import written
 from bridge.http.schemas import Schema
 from bridge.library import Workflow
@@ -77,18 +75,12 @@ class Runner:
             return _said(f"generation failed - {error.message}", status, more, code=error.code)
         job_id = data["prompt_ids"][0]
         note_jobs(request, [job_id])
-        loop = asyncio.get_running_loop()
-        leave = {loop.create_task(hung_up(request)), loop.create_task(self._context.closing.wait())}
-        try:
-            with self._context.ends.watching([job_id]) as watches:
-                limit = self._context.settings.http.runner_timeout
-                if not await self._context.ends.wait(watches, limit, *leave):
-                    words = f"Workflow execution timed out after {limit:g} s"
-                    return _said("The bridge stops" if self._context.closing.is_set() else words, 408, prompt=job_id)
-                return _picture(watches[0].over.result(), watches[0].answer)
-        finally:
-            for task in leave:
-                task.cancel()
+        with self._context.leaving(request) as leaving, self._context.ends.watching([job_id]) as watches:
+            limit = self._context.settings.http.runner_timeout
+            if not await self._context.ends.wait(watches, limit, *leaving):
+                words = f"Workflow execution timed out after {limit:g} s"
+                return _said("The bridge stops" if self._context.closing.is_set() else words, 408, prompt=job_id)
+            return _picture(watches[0].over.result(), watches[0].answer)
 
     def _check_origin(self, request: Request) -> None:
         # A GET that starts work: any page could have a browser send it, as the address of an image.

@@ -93,7 +93,8 @@ class Ends:
 class Kept:
     """The outputs that ComfyUI sent and did not store (SaveImageWebsocket), the newest of them. `listen`: the hub."""
 
-    def __init__(self, *, max_bytes: int) -> None:
+    def __init__(self, core: Core, *, max_bytes: int) -> None:
+        self._core = core
         self._max_bytes = max_bytes
         self._size = 0
         self._outputs: OrderedDict[tuple[str, int], tuple[Mapping[str, Any], bytes]] = OrderedDict()
@@ -111,3 +112,11 @@ class Kept:
     def get(self, job_id: str, n: int) -> tuple[Mapping[str, Any], bytes] | None:
         """Return an output's entry in the result and its bytes; None if it is not here, or no longer."""
         return self._outputs.get((job_id, n))
+
+    async def output(self, job_id: str, n: int) -> tuple[Mapping[str, Any], bytes]:
+        """Return the same, from the ComfyUI that has it where it is not here. Raises as `Core.output`."""
+        kept = self.get(job_id, n)
+        if kept is not None:
+            return kept
+        output, data = await self._core.output(requests.OutputRequest(prompt_id=job_id, n=n))
+        return output.to_json(), data

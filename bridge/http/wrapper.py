@@ -18,7 +18,6 @@ from bridge.http import wrapper_shapes as shapes
 from bridge.http.answers import RETRY_AFTER, answer
 from bridge.http.context import Context, note_jobs
 from bridge.http.feeds import JobFeed
-from bridge.http.jobs import hung_up
 from bridge.http.schemas import Schema
 from bridge.http.wrapper_asked import Asked
 from bridge.http.wrapper_requests import FOREVER, Wishes
@@ -88,23 +87,18 @@ class Routes:
         if asked.job_id is None:
             return answer(*await self._wrapper.result(asked.id, wishes, asked=asked))
         loop = asyncio.get_running_loop()
-        gone, closing = loop.create_task(hung_up(request)), loop.create_task(self._context.closing.wait())
-        try:
-            with self._context.ends.watching([asked.job_id], keep=asked.base64) as watches:
-                until = loop.time() + patience
-                ended = await self._context.ends.wait(watches, patience, gone, closing)
-                if ended and not asked.over.done():
-                    waited: set[asyncio.Future[Any]] = {asked.over, gone, closing}
-                    left = max(0.0, until - loop.time())
-                    await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                if gone.done() and not ended:
-                    await self._wrapper.cancel(asked.id)
-                    return Response(status_code=499)
-                result, status = await self._wrapper.result(asked.id, wishes, asked=asked, known=watches[0].outputs)
-                return answer(result, status if ended and asked.over.done() else 202)
-        finally:
-            gone.cancel()
-            closing.cancel()
+        ends, job_ids = self._context.ends, [asked.job_id]
+        with self._context.leaving(request) as leaving, ends.watching(job_ids, keep=asked.base64) as watches:
+            until = loop.time() + patience
+            ended = await ends.wait(watches, patience, *leaving)
+            if ended and not asked.over.done():
+                left = max(0.0, until - loop.time())
+                await asyncio.wait({asked.over, *leaving}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if leaving.gone.done() and not ended:
+                await self._wrapper.cancel(asked.id)
+                return Response(status_code=499)
+            result, status = await self._wrapper.result(asked.id, wishes, asked=asked, known=watches[0].outputs)
+            return answer(result, status if ended and asked.over.done() else 202)
 
     async def stream(self, request: Request) -> Response:
         """Take a request and tell how it goes; whoever hangs up ends nothing."""

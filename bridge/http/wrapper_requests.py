@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import random
 import time
 from collections import Counter, OrderedDict
@@ -16,6 +15,7 @@ from bridge.core import Core
 from bridge.delivery import buckets
 from bridge.errors import AlreadyOver, BridgeError, QueueFull
 from bridge.http import wrapper_shapes as shapes
+from bridge.http.answers import encoded
 from bridge.http.waiting import Kept
 from bridge.http.wrapper_asked import Asked
 from bridge.http.wrapper_shapes import Document, Input
@@ -28,8 +28,6 @@ FOREVER = 10 * 365 * 86400.0
 """Seconds; some event loops know no infinity."""
 _REMEMBERED = 10_000
 _DOWNLOADS = 4
-_BIG = 1_000_000
-"""Bytes from which base64 is made in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,19 +173,13 @@ class Wrapper:
         status, message = shapes.status_of(job), shapes.message_of(job)
         if status == "completed" and asked is not None and not asked.over.done():
             status, message = "generated", "Uploading outputs..."
-        return {
-            "id": request_id,
-            "message": message,
-            "status": status,
-            "comfyui_response": {},
-            "output": [],
-            "timings": shapes.timings_of(
-                job,
-                queued_at=shapes.moment(job["created_at"]) if asked is None else asked.queued_at,
-                prepared=0.0 if asked is None else asked.prepared,
-                posted=None if asked is None else asked.posted,
-            ),
-        }
+        timings = shapes.timings_of(
+            job,
+            queued_at=shapes.moment(job["created_at"]) if asked is None else asked.queued_at,
+            prepared=0.0 if asked is None else asked.prepared,
+            posted=None if asked is None else asked.posted,
+        )
+        return shapes.plain_result(request_id, status, message) | {"timings": timings}
 
     def _without_job(self, request_id: str, asked: Asked | None) -> tuple[Document, int]:
         error = None if asked is None else asked.error
@@ -217,16 +209,11 @@ class Wrapper:
             return {**shown, "error": error.message}
         if len(data) > self._max_base64:
             return {**shown, "error": f"it has {len(data)} bytes; at most {self._max_base64} are given as base64"}
-        encode = base64.b64encode
-        encoded = encode(data) if len(data) < _BIG else await asyncio.to_thread(encode, data)
-        return {**shown, "data": encoded.decode(), "mimetype": output["content_type"]}
+        return {**shown, "data": await encoded(data), "mimetype": output["content_type"]}
 
     async def bytes_of(self, job_id: str, n: int) -> bytes:
         """Return the bytes of an output. Raises as `Core.output`."""
-        kept = self._kept.get(job_id, n)
-        if kept is not None:
-            return kept[1]
-        return (await self._core.output(requests.OutputRequest(prompt_id=job_id, n=n)))[1]
+        return (await self._kept.output(job_id, n))[1]
 
     async def _response(self, job: Document) -> Document:
         """Return what ComfyUI remembers of a job; `{}` if it cannot be asked, or has forgotten it."""

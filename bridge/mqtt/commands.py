@@ -237,8 +237,4 @@ def _image(payload: bytes) -> tuple[requests.WritePrompt, bytes | None]:
 
 
 def _failure(error: BridgeError) -> Data:
-    reply: Data = {"status": "error", "code": error.code, "error": error.message, "data": {}}
-    details = {**({"node": error.node} if error.node is not None else {}), **(error.details or {})}
-    if details:
-        reply["details"] = details
-    return reply
+    return {"status": "error", **error.to_answer(), "data": {}}
