@@ -66,13 +66,13 @@ async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]]
             await stack.enter_async_context(http.listening())
             if settings.http.port:
                 runner.driver.output_url = http.output_url
-        process = _comfyui_process(settings, runner)
+        processes = _comfyui_processes(settings, runner)
         _warm_up(settings, core, runner)
         async with asyncio.TaskGroup() as group:
             started = asyncio.Event()
             group.create_task(runner.run(started.set), name="runner")
             await started.wait()
-            if process is not None:
+            for process in processes:
                 group.create_task(process.run(), name="comfyui")
             if broker is not None:
                 group.create_task(supervise("the embedded broker", broker.run), name="broker")
@@ -135,22 +135,23 @@ def _http_face(settings: Settings, core: Core, store: Store, hub: events.Hub) ->
     return HttpFace(settings, core, store, hub)
 
 
-def _comfyui_process(settings: Settings, runner: Runner) -> ComfyProcess | None:
-    """Return the ComfyUI that is ours to run: the first backend, where `comfyui.command` says how."""
-    if settings.comfyui.command is None:
-        return None
-    backend = runner.pool.backends[0]
+def _comfyui_processes(settings: Settings, runner: Runner) -> list[ComfyProcess]:
+    """Return the ComfyUIs that are ours to run: `comfyui.command` has them in the order of `comfyui.urls`."""
+    processes = []
+    for backend, command in zip(runner.pool.backends, settings.comfyui.command, strict=False):
+        if command:
+            process = ComfyProcess(backend.name, command, functools.partial(_answers, backend))
+            backend.restart = process.restart
+            processes.append(process)
+    return processes
 
-    async def answers() -> bool:
-        try:
-            await backend.client.system_stats()
-        except BridgeError:
-            return False
-        return True
 
-    process = ComfyProcess(settings.comfyui.command, answers)
-    backend.restart = process.restart
-    return process
+async def _answers(backend: Backend) -> bool:
+    try:
+        await backend.client.system_stats()
+    except BridgeError:
+        return False
+    return True
 
 
 def _warm_up(settings: Settings, core: Core, runner: Runner) -> None:

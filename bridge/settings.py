@@ -12,7 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bridge.errors import SettingsError
@@ -72,6 +82,13 @@ def _listed(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def _commands(value: object) -> object:
+    """One command, or a list; in the environment a list is JSON."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.lstrip().startswith("[") else (value,)
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 HttpUrls = Annotated[tuple[HttpUrl, ...], BeforeValidator(_listed)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
@@ -94,12 +111,20 @@ class ComfyUISettings(Section):
     depth: int = Field(2, ge=1)
     """Prompts of ours inside one server."""
     previews: bool = True
-    command: str | None = None
-    """Start and watch ComfyUI with this command."""
+    command: Annotated[tuple[str, ...], BeforeValidator(_commands)] = ()
+    """Start and watch ComfyUI with this command: one for each of `urls`, in that order; empty: not ours to start."""
     warmup: str | None = None
     """Name of a workflow that runs once before `online`."""
     models_dir: Path | None = None
     input_dir: Path | None = None
+
+    @field_validator("command")
+    @classmethod
+    def _one_for_each_url(cls, command: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        urls = info.data.get("urls", command)
+        if len(command) > len(urls):
+            raise ValueError(f"must be at most one for each of comfyui.urls: {len(command)}, and of those {len(urls)}")
+        return command
 
 
 class MqttSettings(Section):

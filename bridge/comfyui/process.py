@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
@@ -23,13 +26,16 @@ _LIVED = 120.0
 
 
 class ComfyProcess:
-    """Runs a command while `run` runs. answers: tells whether something answers at ComfyUI's address.
+    """Runs a command while `run` runs.
+
+    name: the backend's. answers: tells whether something answers at its address.
 
     A ComfyUI that answers already, such as one that an earlier bridge left when it was killed, is used as it is;
     the command is run once it answers no more.
     """
 
-    def __init__(self, command: str, answers: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(self, name: str, command: str, answers: Callable[[], Awaitable[bool]]) -> None:
+        self._name = name
         self._command = command
         self._answers = answers
         self._process: subprocess.Popen[bytes] | None = None
@@ -49,7 +55,7 @@ class ComfyProcess:
                 code, self._process = self._process.returncode, None
                 if loop.time() - began > _LIVED:
                     pause = _FIRST_PAUSE
-                logger.error("ComfyUI ended with code %s; it is started again in %g s", code, pause)
+                logger.error("ComfyUI %s ended with code %s; it is started again in %g s", self._name, code, pause)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
         finally:
@@ -66,12 +72,12 @@ class ComfyProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         arguments = split(self._command, setting="comfyui.command")
-        logger.info("starting ComfyUI: %s", arguments[0])  # the rest may hold a secret
+        logger.info("starting ComfyUI %s: %s", self._name, arguments[0])  # the rest may hold a secret
         try:
-            # A session of its own: Ctrl-C must reach the bridge first, which then stops it.
             return subprocess.Popen(  # noqa: S603  the command is the user's
                 arguments,
                 stdin=subprocess.DEVNULL,
+                # A session of its own: Ctrl-C must reach the bridge first, which then stops it.
                 start_new_session=True,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
@@ -80,11 +86,17 @@ class ComfyProcess:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(OSError):
-        process.terminate()
-    try:
+    """End it, and what it has started: the shell of a script does not pass a signal on."""
+    _send(process, "SIGTERM")
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP)
-    except subprocess.TimeoutExpired:
-        with contextlib.suppress(OSError):
-            process.kill()
-        process.wait()
+    _send(process, "SIGKILL")
+    process.wait()
+
+
+def _send(process: subprocess.Popen[bytes], name: str) -> None:
+    with contextlib.suppress(OSError):
+        if sys.platform == "win32":
+            process.terminate()
+        else:
+            os.killpg(process.pid, signal.Signals[name])

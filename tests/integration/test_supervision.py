@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from bridge.comfyui.process import ComfyProcess
 from tests.support.bridge_process import Plan, bridge
 from tests.support.brokers import free_port, until
 from tests.support.mqtt_eye import Eye, watching
@@ -83,6 +85,50 @@ async def test_the_warm_up_comes_before_online(tmp_path: Path, broker_port: int)
         assert len((await stats(port))["executed"]) == 1
         result = await eye.over(await eye.queue())
         assert result["status"] == "completed"
+
+
+async def test_one_for_each_address_that_is_ours(tmp_path: Path, broker_port: int) -> None:
+    mine, other, foreign = free_port(), free_port(), free_port()
+
+    def command(port: int) -> str:
+        return shlex.join([sys.executable, "-m", "bridge.testing", "--port", str(port)])
+
+    urls = [f"http://127.0.0.1:{port}" for port in (mine, foreign, other)]
+    commands = [command(mine), "", command(other)]
+    plan = Plan(
+        tmp_path, f"mqtt://127.0.0.1:{broker_port}", urls[0], more={"comfyui": {"urls": urls, "command": commands}}
+    )
+    async with watching(broker_port, plan.base) as eye, bridge(plan):
+        for port in (mine, other):
+            await eye.payload(f"backend/127-0-0-1-{port}/state", "online")
+        assert eye.last(f"backend/127-0-0-1-{foreign}/state").payload == b"offline"
+    for port in (mine, other):
+        with pytest.raises(OSError, match="Connect call failed"):
+            await asyncio.open_connection("127.0.0.1", port)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
+async def test_what_a_script_has_started_ends_with_it(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    process = ComfyProcess("mine", f"sh -c 'sleep 100 & echo $! > {note}; wait'", _never)
+    task = asyncio.create_task(process.run())
+    await until(lambda: note.exists() and note.read_text())
+    pid = int(note.read_text())
+    task.cancel()
+    await asyncio.wait([task])
+    await until(lambda: not _runs(pid))
+
+
+async def _never() -> bool:
+    return False
+
+
+def _runs(pid: int) -> bool:
+    """Whether it does; a zombie that nobody reaps does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
 
 
 async def test_one_that_runs_already_is_used_and_left_alone(tmp_path: Path, broker_port: int) -> None:

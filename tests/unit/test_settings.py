@@ -82,6 +82,18 @@ def test_lists_in_the_environment() -> None:
     assert settings.security.allowed_hosts == ("x", "10.0.0.0/8")
 
 
+@pytest.mark.parametrize(
+    ("text", "commands"),
+    [
+        ("python main.py --extra a,b", ("python main.py --extra a,b",)),
+        ('["python a.py", ""]', ("python a.py", "")),
+    ],
+)
+def test_commands_in_the_environment(text: str, commands: tuple[str, ...]) -> None:
+    environ = {"BRIDGE_COMFYUI__URLS": "http://a:1,http://b:2", "BRIDGE_COMFYUI__COMMAND": text}
+    assert load(environ=environ).comfyui.command == commands
+
+
 def test_types_in_the_environment() -> None:
     environ = {
         "BRIDGE_COMFYUI__PREVIEWS": "false",
@@ -136,6 +148,7 @@ def test_mappings_of_a_workflow_stand_over_the_plain_ones(folder: Path) -> None:
         ("[mqtt]\nprotocol = '4'", r"mqtt\.protocol: .*'5' or '3\.1\.1'"),
         ("[mqtt]\nembedded_port = 70000", r"mqtt\.embedded_port: .*65535"),
         ("[comfyui]\nurls = []", r"comfyui\.urls: "),
+        ("[comfyui]\ncommand = ['a', 'b']", r"comfyui\.command: must be at most one for each of comfyui\.urls"),
         ("[comfyui]\nurls = ['127.0.0.1:8188']", r"comfyui\.urls\.0: must be an address such as http://"),
         ("[comfyui]\ndepth = 0", r"comfyui\.depth: "),
         ("[comfyui]\ndepth = 'two'", r"comfyui\.depth: .*'two'"),
