@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -22,6 +23,7 @@ from packaging.utils import canonicalize_name
 from pydantic import BaseModel
 
 from bridge import errors
+from bridge.http.app import ROUTERS
 from bridge.mqtt.topics import Topics
 from bridge.settings import Settings, load
 
@@ -265,6 +267,40 @@ def test_what_is_there_to_copy_is_a_command(name: str) -> None:
         command = Topics("comfyui").parse(topic)
         assert command is not None, topic
         assert command.kind != "unknown", topic
+
+
+def said_in_code(*names: str) -> set[str]:
+    """What stands between backquotes, slashes parted."""
+    spans = [span for name in names for span in re.findall(r"`([^`\n]+)`", read(name))]
+    return {part for span in spans for part in (span, *re.split(r"[ /…]+", span))}
+
+
+def test_every_topic_that_is_spoken_on_is_documented() -> None:
+    said = said_in_code("docs/mqtt.md", "docs/prompting.md")
+    calls = r"_topics\.(bridge|backend|batch|ollama|prompt|workflow)\((?:[^\"]+, )?\"([a-z/]+)\"\)"
+    spoken = {
+        found for path in (ROOT / "bridge/mqtt").glob("*.py") for found in re.findall(calls, path.read_text("utf-8"))
+    }
+    assert len(spoken) > 15
+    for kind, what in spoken:
+        assert {f"comfyui/{kind}/{what}", f"comfyui/{kind}/<id>/{what}"} & said or set(what.split("/")) <= said, (
+            kind,
+            what,
+        )
+    for topic in Topics("comfyui").filters():
+        level = topic.removeprefix("comfyui/").replace("/+/", "/<w>/").removesuffix("/#")
+        assert any(span.startswith(f"comfyui/{level}") for span in said), topic
+
+
+def test_every_route_is_documented() -> None:
+    written = re.sub(r"\{[a-z_]+\}", "{}", read("docs/http.md") + read("docs/peers.md"))
+    for make in ROUTERS:
+        for route in make(MagicMock()).routes:
+            path = re.sub(r"\{[a-z_:]+\}", "{}", route.path)  # type: ignore[attr-defined]
+            if route.include_in_schema:  # type: ignore[attr-defined]
+                assert f"{path}`" in written or f"…/{path.rpartition('/')[2]}`" in written or f"{path}," in written, (
+                    path
+                )
 
 
 def test_the_commander_may_send_the_commands_and_nothing_else() -> None:
