@@ -351,6 +351,11 @@ class Core:
         self._values.assignments(found, {**request.values, "prompt": "a prompt"})
         return found.name, named_parameter(found.parameters, "negative") is not None
 
+    def painters(self) -> list[str]:
+        """Return the names of the workflows that a written prompt can go to."""
+        found = self._shelf.workflows.items()
+        return [name for name, workflow in found if named_parameter(workflow.parameters, "prompt") is not None]
+
     async def free_for_writer(self) -> None:
         """Have every ComfyUI leave its memory to a prompt writer, and give it a moment to do so."""
         await self._runner.pool.make_room(_FREEING)

@@ -26,6 +26,7 @@ from bridge.mqtt.entities import (
     settings,
     sliced,
 )
+from bridge.mqtt.idea_entities import idea_entities
 from bridge.mqtt.topics import Topics
 
 Components = dict[str, Document]
@@ -72,9 +73,11 @@ class Discovery:
         name = topic.removeprefix(before).removesuffix(after)
         return name.removeprefix("__") if not name or name.startswith("__") else None
 
-    def bridge(self, backends: Sequence[str], workflows: Sequence[str]) -> Document:
-        """Return the bridge's own device. backends, workflows: their names."""
+    def bridge(self, backends: Sequence[str], workflows: Sequence[str], *, painters: Sequence[str]) -> Document:
+        """Return the bridge's own device. backends, workflows: their names. painters: workflows that take a prompt."""
         entities = [*self._of_bridge(workflows)]
+        there = self._with(self._topics.ollama("state"))
+        entities += idea_entities(self._topics, painters, there)
         for name in backends:
             entities += self._of_backend(name, "" if len(backends) == 1 else f" {name}")
         return self._document(None, {"name": self._named("ComfyUI bridge"), "model": "Bridge"}, entities)
@@ -126,7 +129,11 @@ class Discovery:
 
     def _with_backend(self, workflow: str) -> Document:
         """Return the availability of what needs a ComfyUI just now, besides the bridge."""
-        topics = (self._topics.bridge("state"), self._topics.workflow(workflow, "state"))
+        return self._with(self._topics.workflow(workflow, "state"))
+
+    def _with(self, state: str) -> Document:
+        """Return the availability of what needs, besides the bridge, whatever has this topic for its state."""
+        topics = (self._topics.bridge("state"), state)
         return {"availability": [_there(topic) for topic in topics], "availability_mode": "all"}
 
     # The bridge

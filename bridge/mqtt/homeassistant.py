@@ -109,8 +109,8 @@ class HomeAssistant:
     def _documents(self) -> dict[str, Mapping[str, Any]]:
         """Return the documents by their topics; the bridge's first, since the others refer to it."""
         core, discovery = self._core, self._discovery
-        names = core.workflow_names()
-        documents: dict[str, Mapping[str, Any]] = {discovery.topic(): discovery.bridge(core.backend_names(), names)}
+        bridge = discovery.bridge(core.backend_names(), core.workflow_names(), painters=core.painters())
+        documents: dict[str, Mapping[str, Any]] = {discovery.topic(): bridge}
         knows_nodes = core.knows_nodes()
         if not knows_nodes and self._patient:
             return documents

@@ -13,8 +13,9 @@ from aiohttp import web
 
 from bridge.testing import StandIn
 from bridge.testing.faults import Orders
+from bridge.testing.ollama import OllamaStandIn
 from tests.support.bridge_process import House, Plan, bridge, house
-from tests.support.brokers import Mosquitto
+from tests.support.brokers import Mosquitto, free_port
 from tests.support.graphs import node, picture, plain, txt2img
 from tests.support.homeassistant import UNKNOWN, Home, home
 from tests.support.mqtt_eye import watching
@@ -127,6 +128,58 @@ async def test_the_bridge_itself_is_a_device(tmp_path: Path, broker_port: int) -
         answer = await here.eye.first("response/bridge/request/free")
         assert answer.json["data"] == {"backends": [here.backend]}
         assert there.devices[there.object_id]["device"]["sw_version"] == there.state(named(here, "sensor.version"))
+
+
+async def test_an_idea_becomes_a_picture_from_home_assistant(tmp_path: Path, broker_port: int) -> None:
+    async with (
+        OllamaStandIn() as ollama,
+        household(tmp_path, broker_port, more={"ollama": {"url": ollama.url}}) as (here, there),
+    ):
+        idea, written = named(here, "text.idea"), named(here, "sensor.written_prompt")
+        button, workflow = named(here, "button.write_prompt"), named(here, "select.idea_workflow")
+        await there.shows(named(here, "binary_sensor.prompt_writer"), "on")
+        await there.shows(idea, "")
+        await there.shows(workflow, "(prompt only)")
+        assert there[workflow].config["options"] == ["(prompt only)", "fox", "story"]
+
+        await there.do(idea, "{a fox}")
+        await there.shows(idea, "{a fox}")
+        await there.do(button)
+        await there.shows(written, "{a fox}, detailed painting, soft light")
+        assert (there[written].attributes["negative"], there[written].attributes["prompt_id"]) == (
+            "text, watermark",
+            None,
+        )
+
+        long = "a fox in the snow and an owl above it, " * 20
+        await there.do(named(here, "notify.idea"), long)
+        await there.shows(idea, long[:255].strip())
+        assert there[idea].attributes == {"text": long.strip()}
+        await there.do(workflow, "fox")
+        await there.shows(workflow, "fox")
+        await there.do(button)
+        await there.until(lambda: there[written].attributes["prompt_id"])
+        picture = await here.eye.over(there[written].attributes["prompt_id"])
+        assert picture["values"]["prompt"] == there[written].attributes["prompt"]
+        assert picture["values"]["prompt"].startswith(long.strip())
+        await there.do(workflow, "(prompt only)")
+        await there.shows(workflow, "(prompt only)")
+
+        ollama.faults.hang = True
+        await there.do(button)
+        await there.until(lambda: len(ollama.stats.chats) == 3)
+        await there.do(named(here, "button.cancel_writing"))
+        await there.shows(written, UNKNOWN)
+        assert there[written].attributes["code"] == "cancelled"
+
+
+async def test_without_its_writer_a_prompt_is_unavailable(tmp_path: Path, broker_port: int) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    async with household(tmp_path, broker_port, more={"ollama": {"url": nowhere}}) as (here, there):
+        await there.shows(named(here, "binary_sensor.prompt_writer"), "off")
+        await there.shows(named(here, "button.write_prompt"), "unavailable")
+        await there.do(named(here, "text.idea"), "a fox")
+        await there.shows(named(here, "text.idea"), "a fox")
 
 
 async def test_cancel_ends_what_runs_and_what_waits(tmp_path: Path, broker_port: int) -> None:

@@ -86,9 +86,9 @@ def shown(component: Json, document: Json) -> Any:
 @pytest.mark.parametrize("base", ["comfyui", "studio/comfy", "Über_uns", "a-b"])
 def test_the_documents_are_what_home_assistant_takes(base: str) -> None:
     made = discovery(base)
-    bridge = made.bridge(["127-0-0-1-8188", "gpu-8188"], ["fox", "cat"])
+    bridge = made.bridge(["127-0-0-1-8188", "gpu-8188"], ["fox", "cat"], painters=["fox"])
     fox = made.workflow(described())
-    for document in (bridge, fox, made.bridge(["b"], [])):
+    for document in (bridge, fox, made.bridge(["b"], [], painters=[])):
         check(document)
         assert document["origin"] == {"name": "comfy-bridge", "sw_version": "1.2.3"}
         assert all(one["qos"] == 1 for one in document["components"].values())
@@ -128,8 +128,15 @@ def test_what_a_workflow_has() -> None:
 
 
 def test_what_the_bridge_has() -> None:
-    found = discovery().bridge(["a-1", "b-2"], ["fox"])["components"]
+    found = discovery().bridge(["a-1", "b-2"], ["fox"], painters=["fox"])["components"]
     assert {one["default_entity_id"] for one in found.values()} == {
+        "text.comfyui_idea",
+        "notify.comfyui_idea",
+        "button.comfyui_write_prompt",
+        "button.comfyui_cancel_writing",
+        "select.comfyui_idea_workflow",
+        "sensor.comfyui_written_prompt",
+        "binary_sensor.comfyui_prompt_writer",
         "button.comfyui_free_memory",
         "button.comfyui_cancel_all",
         "sensor.comfyui_queue",
@@ -138,8 +145,47 @@ def test_what_the_bridge_has() -> None:
         *(f"binary_sensor.comfyui_backend_{name}" for name in ("a_1", "b_2")),
         *(f"sensor.comfyui_vram_free_{name}" for name in ("a_1", "b_2")),
     }
-    for none in ([], [str(number) for number in range(MAX_CHOICES + 1)]):
-        assert "loaded_workflow" not in discovery().bridge(["a-1"], none)["components"]
+    many = [str(number) for number in range(MAX_CHOICES + 1)]
+    for none in ([], many):
+        assert "loaded_workflow" not in discovery().bridge(["a-1"], none, painters=none)["components"]
+    assert "idea_workflow" not in discovery().bridge(["a-1"], many, painters=many)["components"]
+
+
+def test_what_asks_the_prompt_writer_is_unavailable_without_it() -> None:
+    found = discovery().bridge(["a-1"], ["fox"], painters=["fox"])["components"]
+    assert {key for key, one in found.items() if "availability" in one} == {"write_prompt"}
+    topics = [one["topic"] for one in found["write_prompt"]["availability"]]
+    assert topics == ["comfyui/bridge/state", "comfyui/ollama/state"]
+
+
+def test_commands_of_the_prompt_step() -> None:
+    found = discovery().bridge(["a-1"], ["fox"], painters=["fox"])["components"]
+    idea, long, workflow = (Entity(found[key]) for key in ("idea", "idea_notify", "idea_workflow"))
+    assert idea.command("a fox") == ("comfyui/ollama/set/idea", "a fox")
+    assert long.command("a fox, " * 100) == ("comfyui/ollama/set/idea", "a fox, " * 100)
+    assert workflow.command("fox") == ("comfyui/ollama/set/workflow", "fox")
+    assert workflow.command("(prompt only)") == ("comfyui/ollama/set/workflow", "")
+    assert Entity(found["write_prompt"]).command() == ("comfyui/ollama/generate", "PRESS")
+    assert Entity(found["cancel_writing"]).command() == ("comfyui/ollama/cancel", "PRESS")
+
+
+def test_states_of_the_prompt_step() -> None:
+    found = discovery().bridge(["a-1"], ["fox"], painters=["fox"])["components"]
+    idea = Entity(found["idea"])
+    idea.take("comfyui/ollama/values", json.dumps({"idea": "{x} " * 100, "workflow": ""}).encode(), retain=True)
+    assert (idea.state, idea.attributes) == (("{x} " * 100)[:255].strip(), {"text": "{x} " * 100})
+    choices = [shown(found["idea_workflow"], {"idea": "", "workflow": one}) for one in ("", "fox", "gone")]
+    assert choices == ["(prompt only)", "fox", UNKNOWN]
+    written = Entity(found["written_prompt"])
+    result = {"id": "i", "status": "ok", "prompt": "a fox, " * 60, "negative": "text", "model": "m", "prompt_id": "p"}
+    written.take("comfyui/ollama/result", json.dumps(result).encode(), retain=False)
+    assert written.state == result["prompt"][:255].strip()
+    assert {name: value for name, value in written.attributes.items() if value is not None} == {
+        name: value for name, value in result.items() if name != "status"
+    }
+    failed = {"id": "i", "status": "error", "code": "timeout", "error": "the prompt was not written in time"}
+    written.take("comfyui/ollama/result", json.dumps(failed).encode(), retain=False)
+    assert (written.state, written.attributes["code"]) == (UNKNOWN, "timeout")
 
 
 def test_every_status_of_a_job_is_known() -> None:
@@ -165,7 +211,7 @@ def test_bridges_share_a_broker_without_sharing_an_id() -> None:
         made = discovery(base)
         for workflow, document in (
             *((name, made.workflow(described(name))) for name in ("fox", "2", "a_b")),
-            (None, made.bridge(["b"], ["fox"])),
+            (None, made.bridge(["b"], ["fox"], painters=["fox"])),
         ):
             ids += [one["unique_id"] for one in document["components"].values()]
             ids += document["device"]["identifiers"]
@@ -367,7 +413,7 @@ def test_states() -> None:
 
 
 def test_states_of_the_bridge() -> None:
-    found = discovery().bridge(["a-1"], ["fox", "cat"])["components"]
+    found = discovery().bridge(["a-1"], ["fox", "cat"], painters=["cat"])["components"]
     assert shown(found["queue"], {"waiting_count": 3}) == 3
     assert shown(found["version"], {"version": "0.1.0"}) == "0.1.0"
     assert [shown(found["loaded_workflow"], {"loaded": one}) for one in ("cat", None, "new")] == [
@@ -440,6 +486,9 @@ class FakeCore(test_mqtt_publisher.FakeCore):
 
     def workflow_names(self) -> tuple[str, ...]:
         return tuple(one["name"] for one in self.documents)
+
+    def painters(self) -> list[str]:
+        return [*self.workflow_names()]
 
     def has_file(self, name: str) -> bool:
         return name in {*self.workflow_names(), *self.broken}
