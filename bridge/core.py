@@ -333,10 +333,6 @@ class Core:
 
     # Prompts (`self.prompts` has the rest)
 
-    async def generate_prompt(self, request: requests.WritePrompt, *, image: bytes | None = None) -> dict[str, Any]:
-        """Have a prompt written and return the result, as `ollama/result` has it. Raises as `Prompts.generate`."""
-        return await self.prompts.generate(request, image=image)
-
     def check_then(self, request: requests.Then) -> tuple[str, bool]:
         """Check the run that a prompt which has yet to be written is for.
 

@@ -17,6 +17,8 @@ from bridge.prompting.profiles import FLUX_LIKE, SD_LIKE, Profile, Profiles
 from bridge.settings import Settings
 
 Document = dict[str, Any]
+Outcome = tuple[Document, errors.BridgeError | None]
+"""What a result says, and the error that it tells of."""
 
 
 class Pictures(Protocol):
@@ -50,7 +52,7 @@ class Idea:
     then: requests.Then | None
     takes_negative: bool
     transaction: tuple[str, str] | None
-    done: asyncio.Future[tuple[Document, errors.BridgeError | None]]
+    done: asyncio.Future[Outcome]
     task: asyncio.Task[None] | None = None
     is_cancelled: bool = False
     is_over: bool = False

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from bridge import errors, events, requests
-from bridge.ideas import Document, Idea, Intake, Pictures, result
+from bridge.ideas import Document, Idea, Intake, Outcome, Pictures, result
 from bridge.jobs.store import Store
 from bridge.prompting.answers import prompt_so_far
 from bridge.prompting.model import Writer
@@ -26,6 +26,8 @@ POLL_EVERY = 30.0
 """Seconds between two looks whether the writer is there."""
 _VALUES, _WAITING = "prompting:values", "prompting:waiting"
 _NAMES = ("idea", "style", "profile", "workflow")
+_ENDED = 256
+"""Ideas whose end is remembered, for those who ask for it once more."""
 
 
 class Prompts:
@@ -49,6 +51,7 @@ class Prompts:
         self._intake = Intake(settings, pictures)
         self._waiting: deque[Idea] = deque()
         self._current: Idea | None = None
+        self._ended: OrderedDict[str, Outcome] = OrderedDict()
         self._news = asyncio.Event()
         self._look = asyncio.Event()
         self._pulls = Pulls(hub, self._look.set)
@@ -84,28 +87,29 @@ class Prompts:
     ) -> Document:
         """Take an idea; the answer names it. What becomes of it comes as events: PromptText, one PromptWritten.
 
-        image: the bytes of a picture that it is about. transaction: command and key, which the jobs get as well.
+        `outcome` waits for it. image: the bytes of a picture that it is about. transaction: command and key, which the
+        jobs get as well.
+
         Raises BadPayload, BadValue, TooLarge, QueueFull, and for `then` what `queue` would raise.
         """
         idea, position = self._accept(request, image, transaction)
         await self._remember()
         return {"id": idea.id, "position": position}
 
-    async def generate(self, request: requests.WritePrompt, *, image: bytes | None = None) -> Document:
-        """Have a prompt written and return the result, as `ollama/result` has it; a cancelled call cancels the idea.
+    def outcome(self, idea_id: str) -> asyncio.Future[Outcome]:
+        """Return what becomes of an idea, to be waited for: the result, and the error that it tells of.
 
-        Raises what `accept` raises, and what kept the prompt from being written, or from being queued.
+        Cancelling it cancels no writing; it is cancelled when the bridge ends first. Raises UnknownIdea for an idea
+        that is not among those that wait or ended last.
         """
-        idea, _ = self._accept(request, image, None)
-        try:
-            await self._remember()
-            document, error = await asyncio.shield(idea.done)
-        except asyncio.CancelledError:
-            self._cancel(idea)
-            raise
-        if error is not None:
-            raise error
-        return document
+        found = next((idea for idea in self._under_way() if idea.id == idea_id), None)
+        if found is not None:
+            return asyncio.shield(found.done)
+        if idea_id not in self._ended:
+            raise errors.UnknownIdea(f"what became of the idea {idea_id!r} is not known any more")
+        ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        ended.set_result(self._ended[idea_id])
+        return ended
 
     async def cancel(self, request: requests.CancelPrompt) -> Document:
         """Stop the writing of an idea or of all, or the download of a model."""
@@ -113,8 +117,7 @@ class Prompts:
             if not self._pulls.cancel(request.model):
                 raise errors.UnknownModel(f"no download of {request.model!r} runs")
             return {"model": request.model}
-        ideas = [*([self._current] if self._current is not None else []), *self._waiting]
-        ideas = [idea for idea in ideas if not idea.is_over]  # whose result is out, though it is still put away
+        ideas = [idea for idea in self._under_way() if not idea.is_over]  # that one is only put away yet
         if request.id is not None:
             ideas = [idea for idea in ideas if idea.id == request.id]
             if not ideas:
@@ -145,6 +148,10 @@ class Prompts:
 
     # What is
 
+    def about(self) -> Document:
+        """Return the writer and how it is, its models, and what was set."""
+        return {**self.health(), **(self._models or {"models": []}), "values": self.values()}
+
     def values(self) -> Document:
         """Return `ollama/values`: what ideas have that do not say it themselves, and which profiles there are."""
         return {**self._set, "profiles": self._intake.profiles.names()}
@@ -164,9 +171,9 @@ class Prompts:
         self._hub.publish(events.PromptValuesChanged(self.values()))
         for document in self._lost:
             error = errors.Cancelled("the bridge ended before it was written")
-            self._hub.publish(
-                events.PromptWritten(document["id"], {**document, "status": "error", **error.to_answer()})
-            )
+            whole = {**document, "status": "error", **error.to_answer()}
+            self._ended[document["id"]] = (whole, error)
+            self._hub.publish(events.PromptWritten(document["id"], whole))
         self._lost = []
         writer = self._writer
         if writer is None:
@@ -285,9 +292,15 @@ class Prompts:
             if idea.description is not None:
                 whole["STATUS"] = f"generation failed - {error.message}"
             logger.info("an idea came to nothing: %s", error.message)
+        self._ended[idea.id] = (whole, error)
+        if len(self._ended) > _ENDED:
+            self._ended.popitem(last=False)
         if not idea.done.done():
             idea.done.set_result((whole, error))
         self._hub.publish(events.PromptWritten(idea.id, whole))
+
+    def _under_way(self) -> list[Idea]:
+        return [*([self._current] if self._current is not None else []), *self._waiting]
 
     def _accept(
         self, request: requests.WritePrompt, image: bytes | None, transaction: tuple[str, str] | None
@@ -313,7 +326,7 @@ class Prompts:
 
     async def _remember(self) -> None:
         """Keep which ideas are on their way, so that the next start can say of each that it was lost."""
-        ideas = [*([self._current] if self._current is not None else []), *self._waiting]
+        ideas = self._under_way()
         try:
             await self._store.set_fact(_WAITING, [{"id": idea.id, **idea.about()} for idea in ideas])
         except errors.StoreError as error:

@@ -42,20 +42,20 @@ def options(request: Request, document: dict[str, Any] | None = None) -> Options
             asked[name] = document.pop(name)
         if name in request.query_params:
             asked[name] = request.query_params[name]
-    image = wants_image(request.headers.get("accept", ""))
+    image = wants(request, "image/")
     wait = _seconds(asked["wait"]) if "wait" in asked else None
     if image and wait is None:
         wait = IMAGE_WAIT
     return Options(wait, flag("base64", asked.get("base64", False)), image)
 
 
-def wants_image(accept: str) -> bool:
-    """Tell whether an `Accept` names images and not JSON before them."""
-    for part in accept.split(","):
-        kind = part.partition(";")[0].strip().lower()
-        if kind.startswith("image/"):
+def wants(request: Request, kind: str) -> bool:
+    """Tell whether an `Accept` names a kind (`image/` for every image) and not JSON before it."""
+    for part in request.headers.get("accept", "").split(","):
+        named = part.partition(";")[0].strip().lower()
+        if named.startswith(kind):
             return True
-        if kind in {"application/json", "*/*", "text/html", "application/*"}:
+        if named in {"application/json", "*/*", "text/html", "application/*"}:
             return False
     return False
 

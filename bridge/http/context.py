@@ -15,6 +15,7 @@ from bridge.http.addresses import Addresses
 from bridge.http.feeds import Feeds
 from bridge.http.metrics import Metrics
 from bridge.http.relay import Relay
+from bridge.http.texts import Texts
 from bridge.http.waiting import Ends, Kept
 from bridge.http.wrapper_deliveries import Deliveries
 from bridge.http.wrapper_requests import Wrapper
@@ -45,6 +46,7 @@ class Context:
     ends: Ends
     kept: Kept
     feeds: Feeds
+    texts: Texts
     relay: Relay
     metrics: Metrics
     wrapper: Wrapper
@@ -85,6 +87,7 @@ def made(settings: Settings, core: Core, store: Store, *, keep_alive: float = KE
         ends,
         kept,
         Feeds(preview_url=addresses.preview),
+        Texts(),
         relay,
         Metrics(core, relay),
         wrapper,

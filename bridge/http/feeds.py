@@ -18,6 +18,9 @@ from typing import Any
 from bridge import events
 from bridge.http.answers import dump
 
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""Of an answer that is a stream: no proxy is to hold it back."""
+
 _KEPT_OF_JOB = 100
 _LOOSE_OF_JOB = 50
 _KEPT_OF_ALL = 1_000
@@ -176,6 +179,13 @@ class Feeds:
                 self.everything.append("workflows", {})
             case events.ValuesChanged():
                 self.everything.append("values", {"workflow": event.workflow})
+            case events.PromptWritten():
+                self.everything.append("idea", event.document)
+            case events.ModelPull():
+                self.everything.append("pull", event.document, loose=not event.final)
+            case events.WriterState():
+                state = "online" if event.online else "offline"
+                self.everything.append("writer", {"state": state, "reason": event.reason})
 
     def _on_status(self, event: events.JobStatus) -> None:
         job_id, document = event.job_id, event.document

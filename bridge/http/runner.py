@@ -13,7 +13,7 @@ from bridge.errors import BadPayload, BridgeError, NotAllowed, QueueFull
 from bridge.http import bodies
 from bridge.http.answers import RETRY_AFTER, STATUS, answer
 from bridge.http.context import Context, note_jobs
-from bridge.http.prompting import written
+from bridge.http.prompting import Asked, Writing
 from bridge.http.schemas import Schema
 from bridge.library import Workflow
 
@@ -29,6 +29,7 @@ class Runner:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._core = context.core
+        self._writing = Writing(context)
 
     @property
     def loaded(self) -> Workflow | None:
@@ -137,7 +138,7 @@ class Runner:
                     'image_description must be an object such as {"description": "…", "visualCue": "…", "moodCue": "…"}'
                 )
             asked = requests.parse(requests.WritePrompt, {"image_description": given, "then": None})
-            made = await written(self._context, request, asked)
+            made = await self._writing.result(request, Asked(asked))
         except BridgeError as error:
             status = _WRITER.get(error.code, STATUS.get(error.code, 500))
             return _said(f"generation failed - {error.message}", status, code=error.code)

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from bridge.requests import WritePrompt
+
 Schema = dict[str, Any]
 
 _ERROR: Schema = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
@@ -55,6 +57,12 @@ def body_of(model: type[BaseModel]) -> Schema:
     return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
 
 
+_EVENT: Schema = {"type": "object", "properties": {name: {"type": "string"} for name in ("id", "event", "data")}}
+EVENT_STREAM: dict[int | str, Schema] = {
+    200: {"description": "The events, each with JSON in `data`", "content": {"text/event-stream": {"schema": _EVENT}}}
+}
+
+
 def run_schema(values: Schema) -> Schema:
     """Return the body of a run of a workflow whose values have this schema."""
     return {
@@ -91,6 +99,27 @@ RUN: Schema = {
             },
         },
     },
+}
+
+_IDEA = body_of(WritePrompt)["requestBody"]["content"]["application/json"]["schema"]
+_IDEA["properties"]["transaction"] = _TRANSACTION
+IDEA: Schema = {
+    "requestBody": {
+        "required": False,
+        "content": {
+            "application/json": {"schema": _IDEA},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "image": {"type": "string", "format": "binary"},
+                        **{name: {"type": "string"} for name in ("idea", "style", "profile")},
+                        "then": {"type": "string", "description": "As JSON"},
+                    },
+                }
+            },
+        },
+    }
 }
 
 VALUES: Schema = {

@@ -69,7 +69,7 @@ class HttpFace:
             if context.addresses.relay is not None:
                 self._core.addresses["relay"] = context.addresses.relay
             # The one that ends a waiting request comes last: what it asks for then is there.
-            for part in (context.metrics, context.kept, context.feeds, context.relay, context.ends):
+            for part in (context.metrics, context.kept, context.feeds, context.texts, context.relay, context.ends):
                 stack.enter_context(self._hub.subscribed(part.listen))
             yield
 

@@ -12,12 +12,12 @@ from starlette.responses import Response, StreamingResponse
 from bridge import requests
 from bridge.errors import BadValue
 from bridge.http.context import Context
-from bridge.http.feeds import Entry, History, sse
+from bridge.http.feeds import STREAM_HEADERS, Entry, History, sse
+from bridge.http.schemas import EVENT_STREAM
 
 _RETRY = b"retry: 2000\n\n"
 _QUEUE_EVERY = 0.25
 """Seconds between two `queue` events for one reader."""
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class Streams:
@@ -119,7 +119,7 @@ class Streams:
 
 
 def _streaming(chunks: AsyncIterator[bytes]) -> StreamingResponse:
-    return StreamingResponse(chunks, media_type="text/event-stream", headers=_HEADERS)
+    return StreamingResponse(chunks, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
 def _status_of(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,15 +131,8 @@ def router(context: Context) -> APIRouter:
     """Return the routes of the streams."""
     routes = APIRouter(prefix="/api", tags=["events"])
     streams = Streams(context)
-    event = {"type": "object", "properties": {name: {"type": "string"} for name in ("id", "event", "data")}}
-    event_stream: dict[int | str, dict[str, Any]] = {
-        200: {
-            "description": "The events, each with JSON in `data`",
-            "content": {"text/event-stream": {"schema": event}},
-        }
-    }
 
-    @routes.get("/jobs/{job_id}/events", responses={**event_stream, 204: {"description": "Nothing follows"}})
+    @routes.get("/jobs/{job_id}/events", responses={**EVENT_STREAM, 204: {"description": "Nothing follows"}})
     async def job_events(request: Request, job_id: str, previews: str = "url") -> Response:
         """Follow a job: `status`, `progress`, `preview`, `output` and, last, `result`.
 
@@ -147,7 +140,7 @@ def router(context: Context) -> APIRouter:
         """
         return await streams.job(job_id, _place(request), images=_images(previews))
 
-    @routes.get("/events", responses=event_stream)
+    @routes.get("/events", responses=EVENT_STREAM)
     async def all_events(request: Request, previews: str = "url") -> Response:
         """Follow everything: a `snapshot`, then what happens to all jobs, the queue, backends and workflows."""
         return await streams.everything(_place(request), images=_images(previews))

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+from bridge.testing.ollama import OllamaStandIn
 from tests.support.graphs import img2img, plain, txt2img
 from tests.support.http_house import http_house
 
@@ -17,7 +18,11 @@ ENDLESS = "/api/events"
 
 async def test_no_request_is_answered_by_a_defect(tmp_path: Path, broker_port: int) -> None:
     workflows = {"fox": txt2img(steps=1), "img": img2img(), "plain": plain()}
-    async with http_house(tmp_path, broker=f"mqtt://127.0.0.1:{broker_port}", workflows=workflows) as here:
+    broker = f"mqtt://127.0.0.1:{broker_port}"
+    async with (
+        OllamaStandIn(models=("llava:latest",)) as ollama,
+        http_house(tmp_path, broker=broker, workflows=workflows, ollama={"url": ollama.url}) as here,
+    ):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{here.url}/openapi.json"),
             *("--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--max-examples", "8"),

@@ -58,7 +58,7 @@ def test_an_error_keeps_its_node_and_details() -> None:
     ],
 )
 def test_who_wants_the_picture_itself(accept: str, image: bool) -> None:
-    assert bodies.wants_image(accept) is image
+    assert bodies.wants(request(accept=accept), "image/") is image
 
 
 def test_options_come_from_the_address_or_the_body() -> None:

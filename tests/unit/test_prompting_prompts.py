@@ -117,10 +117,18 @@ def bench(tmp_path: Path) -> Bench:
 FOX = requests.WritePrompt(idea="a fox")
 
 
+async def written(prompts: Prompts, request: requests.WritePrompt) -> dict[str, Any]:
+    """Have it written, and return the result or raise its error."""
+    document, error = await prompts.outcome((await prompts.accept(request))["id"])
+    if error is not None:
+        raise error
+    return document
+
+
 async def test_the_result_is_awaited(bench: Bench) -> None:
     bench.writer.go.set()
     async with bench.running() as prompts:
-        document = await prompts.generate(requests.WritePrompt(idea="a fox", then=requests.Then()))
+        document = await written(prompts, requests.WritePrompt(idea="a fox", then=requests.Then()))
     assert (document["prompt"], document["prompt_id"], document["workflow"]) == ("a fox", "p1", "loaded")
     assert bench.results() == [document]
     assert bench.pictures.queued == [({"negative": "text", "prompt": "a fox"}, None)]
@@ -133,7 +141,7 @@ async def test_a_negative_that_the_caller_gives_wins_and_none_goes_where_none_is
     async with bench.running() as prompts:
         for workflow, values in (("fox", {"negative": "mine", "prompt": "x"}), ("flux", {"seed": 1})):
             then = requests.Then(workflow=workflow, values=values)
-            await prompts.generate(requests.WritePrompt(idea="a fox", then=then))
+            await written(prompts, requests.WritePrompt(idea="a fox", then=then))
     assert [values for values, _ in bench.pictures.queued] == [
         {"negative": "mine", "prompt": "a fox"},
         {"seed": 1, "prompt": "a fox"},
@@ -141,17 +149,27 @@ async def test_a_negative_that_the_caller_gives_wins_and_none_goes_where_none_is
     assert [question.profile for question in bench.writer.questions] == ["sd", "flux"]
 
 
-async def test_a_caller_that_goes_away_cancels_its_idea(bench: Bench) -> None:
+async def test_who_waits_for_an_idea_may_go_and_ask_again(bench: Bench) -> None:
     async with bench.running() as prompts:
-        tasks = [asyncio.create_task(prompts.generate(FOX)) for _ in range(3)]
-        await until(lambda: bench.writer.questions)
-        for task in (tasks[1], tasks[0]):
-            task.cancel()
-        await until(lambda: bench.writer.ended == 1)
+        accepted = await prompts.accept(FOX)
+        prompts.outcome(accepted["id"]).cancel()
+        waiting = prompts.outcome(accepted["id"])
         bench.writer.go.set()
-        assert (await tasks[2])["status"] == "ok"
-    assert [one.get("code") for one in bench.results()] == ["cancelled", "cancelled", None]
-    assert len(bench.writer.questions) == 2
+        document, error = await waiting
+        assert (document["prompt"], error) == ("a fox", None)
+        assert await prompts.outcome(accepted["id"]) == (document, None)
+        with pytest.raises(errors.UnknownIdea, match="nobody"):
+            prompts.outcome("nobody's")
+
+
+async def test_of_ideas_that_ended_the_last_are_known(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.prompts._ENDED", 2)
+    bench.writer.go.set()
+    async with bench.running() as prompts:
+        ids = [(await written(prompts, FOX))["id"] for _ in range(3)]
+        with pytest.raises(errors.UnknownIdea):
+            prompts.outcome(ids[0])
+        assert [(await prompts.outcome(one))[0]["id"] for one in ids[1:]] == ids[1:]
 
 
 async def test_what_went_wrong_is_raised(bench: Bench) -> None:
@@ -159,15 +177,15 @@ async def test_what_went_wrong_is_raised(bench: Bench) -> None:
     async with bench.running() as prompts:
         bench.writer.fails = errors.WriterFailed("tired")
         with pytest.raises(errors.WriterFailed, match="tired"):
-            await prompts.generate(FOX)
+            await written(prompts, FOX)
         bench.writer.fails = ZeroDivisionError("a defect")
         with pytest.raises(errors.Internal):
-            await prompts.generate(FOX)
+            await written(prompts, FOX)
         bench.writer.fails = None
         bench.pictures.fails = errors.QueueFull("full")
         with pytest.raises(errors.QueueFull):
-            await prompts.generate(requests.WritePrompt(idea="a fox", then=requests.Then()))
-        assert (await prompts.generate(FOX))["status"] == "ok"
+            await written(prompts, requests.WritePrompt(idea="a fox", then=requests.Then()))
+        assert (await written(prompts, FOX))["status"] == "ok"
     assert bench.results()[2]["prompt"] == "a fox"
 
 
