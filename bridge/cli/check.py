@@ -1,4 +1,4 @@
-"""`comfy-bridge check`: settings, broker, ComfyUI, workflows, store, a line for each: right, or what to do."""
+"""`comfy-bridge check`: settings, broker, ComfyUI, workflows, prompts, store, a line each: right, or what to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,10 @@ from bridge.mqtt.link import Link
 from bridge.mqtt.message import Message
 from bridge.mqtt.reasons import LinkError, NotAccepted
 from bridge.mqtt.topics import Topics
+from bridge.prompting.model import ModelInfo, Writer
+from bridge.prompting.ollama import SUGGESTED
+from bridge.prompting.profiles import Profiles
+from bridge.prompting.writers import make_writer
 from bridge.settings import Settings
 from bridge.workflow.needs import catalogue, lacking
 
@@ -30,6 +34,8 @@ Verdict = Literal["ok", "warn", "FAIL"]
 
 _ECHO = 3.0
 _GREETING = 5.0
+_NAMED = 3
+"""How many of a prompt writer's models are named."""
 _OLDEST = (0, 3, 45)
 """The first ComfyUI that keeps the prompt_id it is given (July 2025)."""
 
@@ -66,6 +72,7 @@ async def _check(settings: Settings, report: Report) -> int:
     for url in settings.comfyui.urls:
         known += [found async for found in _check_comfyui(url, report)]
     _check_workflows(settings, known, report)
+    await _check_prompts(settings, report)
     await _check_store(settings, report)
     return int(report.failed)
 
@@ -253,6 +260,57 @@ def _check_workflows(settings: Settings, known: list[Mapping[str, Any]], report:
         except BridgeError as error:
             found = problem_of(library, settings.workflows.loaded) or error
             report.add("FAIL", "workflow", f"workflows.loaded: {found.message}")
+
+
+# Prompts
+
+
+async def _check_prompts(settings: Settings, report: Report) -> None:
+    """Check who writes prompts; that nobody does keeps the bridge from nothing else."""
+    try:
+        Profiles(settings.ollama).check()
+        writer = make_writer(settings)
+        if writer is None:
+            topic = Topics(settings.mqtt.base_topic).prompting_request()
+            report.add("ok", "prompts", f"asked of the flow that answers {topic}")
+            return
+        await writer.open()
+    except SettingsError as error:
+        report.add("FAIL", "prompts", error.message)
+        return
+    try:
+        models = await writer.models()
+    except BridgeError as error:
+        todo = "start it, or set ollama.url or prompting.writer; without it there is all but prompts from ideas"
+        report.add("warn", "prompts", f"{error.message}; {todo}")
+        return
+    finally:
+        await writer.close()
+    if models is None:
+        report.add("ok", "prompts", f"asked of {writer.where}, with the first idea")
+        return
+    _tell_models(settings, writer, models, report)
+
+
+def _tell_models(settings: Settings, writer: Writer, models: Sequence[ModelInfo], report: Report) -> None:
+    has = {name for model in models for name in (model.name, model.name.removesuffix(":latest"))}
+    wanted = {
+        "prompting.model": settings.prompting.model if writer.name == "openai" else None,
+        "ollama.model": settings.ollama.model if writer.name == "ollama" else None,
+        "ollama.vision_model": settings.ollama.vision_model if writer.name == "ollama" else None,
+        **{f"ollama.profiles.{name}.model": one.model for name, one in settings.ollama.profiles.items()},
+    }
+    lacking = {key: model for key, model in wanted.items() if model is not None and model not in has}
+    for key, model in lacking.items():
+        todo = f"run: ollama pull {model}" if writer.name == "ollama" else f"it has {', '.join(sorted(has)) or 'none'}"
+        report.add("warn", "prompts", f"{key}: {writer.where} does not have the model {model!r}; {todo}")
+    if not models and not lacking:
+        todo = f"run: ollama pull {SUGGESTED}" if writer.name == "ollama" else "name one in prompting.model"
+        report.add("warn", "prompts", f"{writer.where} has no model yet; {todo}")
+    elif not lacking:
+        names = ", ".join(model.name for model in models[:_NAMED])
+        more = f" and {len(models) - _NAMED} more" if len(models) > _NAMED else ""
+        report.add("ok", "prompts", f"{writer.where}, with {names}{more}")
 
 
 async def _check_store(settings: Settings, report: Report) -> None:

@@ -116,7 +116,7 @@ class HttpTransport:
             case TimeoutError():
                 return errors.TimedOut(f"ComfyUI at {url} did not answer {call} in time.")
             case aiohttp.ClientConnectorError():
-                return errors.BackendOffline(f"ComfyUI at {url} cannot be reached: {_reason(error)}.")
+                return errors.BackendOffline(f"ComfyUI at {url} cannot be reached: {why_unreachable(error)}.")
             case aiohttp.ClientResponseError():
                 return errors.BackendOffline(f"The server at {url} does not look like ComfyUI: it does not speak HTTP.")
         return ConnectionLost(f"The connection to ComfyUI at {url} broke during {call}.")
@@ -136,8 +136,8 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> Response:
     return Response(response.status, response.headers, b"".join(chunks))
 
 
-def _reason(error: aiohttp.ClientConnectorError) -> str:
-    """Say it in the words of the operating system; aiohttp's own repeat the address."""
+def why_unreachable(error: aiohttp.ClientConnectorError) -> str:
+    """Return why nothing is there, in the words of the operating system; aiohttp's own repeat the address."""
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "its name is unknown"
     if isinstance(error, aiohttp.ClientSSLError):

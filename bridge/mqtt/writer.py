@@ -40,6 +40,11 @@ class MqttWriter:
         self._time_limit = time_limit
         self._questions: dict[str, asyncio.Future[Any]] = {}
 
+    @property
+    def where(self) -> str:
+        """Who is asked."""
+        return _WHO
+
     async def open(self) -> None:
         """Do nothing: the connection is the bridge's."""
 

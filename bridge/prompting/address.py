@@ -76,6 +76,11 @@ class AddressWriter:
         self._web = Web(base, name="the prompt writer", headers=headers)
         self._path = urlunsplit(("", "", parts.path or "/", parts.query, ""))
 
+    @property
+    def where(self) -> str:
+        """Who is asked, and at what address."""
+        return self._web.name
+
     async def open(self) -> None:
         """Make the pool; connections come with the questions."""
         await self._web.open()

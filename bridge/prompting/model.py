@@ -95,6 +95,10 @@ class Writer(Protocol):
     name: str
     """`ollama`, `mqtt`, `http` or `openai`."""
 
+    @property
+    def where(self) -> str:
+        """Who is asked, as in a sentence: `Ollama at http://127.0.0.1:11434`."""
+
     async def open(self) -> None:
         """Get ready. Connections come with the questions."""
 

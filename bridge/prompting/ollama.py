@@ -21,7 +21,8 @@ _QUICK = 5.0
 _PULL_QUIET = 600.0
 _UNLOAD_PATIENCE = 15.0
 _UNLOAD_ASKED_EVERY = 0.1
-_SUGGESTED, _SUGGESTED_VISION = "llama3.2", "llava"
+SUGGESTED, SUGGESTED_VISION = "llama3.2", "llava"
+"""Models for those who have none yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,11 @@ class OllamaWriter:
         """Close all connections."""
         await self._web.close()
         await self._pulls.close()
+
+    @property
+    def where(self) -> str:
+        """Who is asked, and at what address."""
+        return self._web.name
 
     # Asking
 
@@ -169,13 +175,13 @@ class OllamaWriter:
                     if sees is wanted:
                         return name
             raise errors.UnknownModel(
-                f"{self._web.name} has no model that reads pictures: send {_SUGGESTED_VISION} to ollama/pull, "
-                f"or run: ollama pull {_SUGGESTED_VISION}; or name one in ollama.vision_model"
+                f"{self._web.name} has no model that reads pictures: send {SUGGESTED_VISION} to ollama/pull, "
+                f"or run: ollama pull {SUGGESTED_VISION}; or name one in ollama.vision_model"
             )
         if not models:
             raise errors.UnknownModel(
-                f"{self._web.name} has no model yet: send {_SUGGESTED} to ollama/pull, "
-                f"or run: ollama pull {_SUGGESTED}; or name one in ollama.model"
+                f"{self._web.name} has no model yet: send {SUGGESTED} to ollama/pull, "
+                f"or run: ollama pull {SUGGESTED}; or name one in ollama.model"
             )
         return models[0].name
 

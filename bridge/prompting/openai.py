@@ -40,6 +40,11 @@ class OpenAIWriter:
         self._web = Web(url if url.endswith("/v1") else f"{url}/v1", name="the prompt writer", headers=headers)
         self._model = model
 
+    @property
+    def where(self) -> str:
+        """Who is asked, and at what address."""
+        return self._web.name
+
     async def open(self) -> None:
         """Make the pool; connections come with the questions."""
         await self._web.open()

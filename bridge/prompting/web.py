@@ -14,6 +14,7 @@ from httpx_aiohttp import HttpxAiohttpClient
 
 from bridge import errors
 from bridge.comfyui.address import parse_address
+from bridge.comfyui.transport import why_unreachable
 
 MAX_ANSWER = 1_000_000
 """Bytes that an answer may have, or one of the lines of a stream."""
@@ -122,12 +123,10 @@ class Web:
         if isinstance(error, httpx.HTTPError) and error.__cause__ is not None:
             cause = error.__cause__
         match cause:
-            case aiohttp.ClientConnectorDNSError():
-                return errors.WriterOffline(f"{self.name} cannot be reached: its name is unknown")
             case aiohttp.ConnectionTimeoutError():
                 return errors.WriterOffline(f"{self.name} cannot be reached within {_CONNECT:g} s")
             case aiohttp.ClientConnectorError():
-                return errors.WriterOffline(f"{self.name} cannot be reached: {cause.os_error.strerror or cause}")
+                return errors.WriterOffline(f"{self.name} cannot be reached: {why_unreachable(cause)}")
             case TimeoutError() | httpx.TimeoutException():
                 return errors.WriterOffline(f"{self.name} does not answer in time")
             case aiohttp.ClientResponseError():

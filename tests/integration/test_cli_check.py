@@ -7,6 +7,7 @@ import pytest
 from aiohttp import web
 
 from bridge.testing import StandIn
+from bridge.testing.ollama import OllamaStandIn
 from tests.integration.cli_processes import Done, run
 from tests.support.bridge_process import Plan, house
 from tests.support.brokers import free_port, mosquitto, nats
@@ -77,6 +78,44 @@ async def test_what_is_wrong_with_workflows(tmp_path: Path, broker_port: int) ->
         done = await run(tmp_path, "check", *options(plan), "-o", "workflows.loaded=ui")
         assert done.code == 1
         assert "workflows.loaded" in done.out
+
+
+async def test_who_writes_prompts(tmp_path: Path, broker_port: int) -> None:
+    async with (
+        StandIn(data=tmp_path / "comfy") as comfy,
+        OllamaStandIn(models=("llama3.2:latest", "llava:latest")) as ollama,
+        OllamaStandIn(models=()) as empty,
+    ):
+        plan = Plan(tmp_path, f"mqtt://127.0.0.1:{broker_port}", comfy.url)
+
+        async def told(*more: str) -> list[str]:
+            done = await run(tmp_path, "check", *options(plan), *(word for one in more for word in ("-o", one)))
+            found = lines(done, "prompts")
+            assert done.code == any(line.startswith("FAIL") for line in found), done
+            return found
+
+        here = f"ollama.url={ollama.url}"
+        (line,) = await told(here, "ollama.model=llava")
+        assert line.startswith("ok")
+        assert f"Ollama at {ollama.url}, with llama3.2:latest, llava:latest" in line
+        model, vision = await told(here, "ollama.model=qwen2.5:7b", "ollama.vision_model=gemma3:4b")
+        assert model.startswith("warn")
+        assert "ollama.model" in model
+        assert "ollama pull qwen2.5:7b" in model
+        assert "ollama pull gemma3:4b" in vision
+        (line,) = await told(f"ollama.url={empty.url}")
+        assert line.startswith("warn")
+        assert "ollama pull llama3.2" in line
+        (line,) = await told(f"ollama.url=http://127.0.0.1:{free_port()}")
+        assert line.startswith("warn")
+        assert "cannot be reached: connection refused; start it" in line.lower()
+        (line,) = await told(f"ollama.url={comfy.url}")
+        assert line.startswith("warn")
+        (line,) = await told("ollama.profile=nowhere")
+        assert line.startswith("FAIL")
+        assert "nowhere" in line
+        assert "comfy" in (await told("prompting.writer=mqtt"))[0]
+        assert (await told("prompting.writer=http://127.0.0.1:9/x"))[0].startswith("ok")
 
 
 async def test_a_user_who_may_not_publish(tmp_path: Path) -> None:

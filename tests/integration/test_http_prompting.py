@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from bridge.http import context
+from bridge.http import context, server
 from bridge.testing.ollama import OllamaStandIn
 from tests.support.brokers import free_port, until
 from tests.support.graphs import plain, txt2img
@@ -138,20 +139,21 @@ async def test_with_a_transaction_it_may_be_asked_for_again(
 async def test_a_result_that_is_forgotten_is_told_so(
     here: HttpHouse, ollama: OllamaStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.prompts._ENDED", 0)
+    monkeypatch.setattr("bridge.prompts._ENDED", 1)
     body = {"idea": "a fox", "transaction": "t-2"}
     first = await here.http.post(GENERATE, json=body)
     assert first.status_code == 200
+    assert (await here.http.post(GENERATE, json={"idea": "an owl"})).status_code == 200
     for headers in ({}, STREAM):
         again = await here.http.post(GENERATE, json=body, headers=headers)
         assert (again.status_code, again.json()["code"]) == (404, "unknown_idea")
-    assert len(ollama.stats.chats) == 1
+    assert len(ollama.stats.chats) == 2
 
 
 async def test_a_silent_stream_is_kept_alive(
     tmp_path: Path, ollama: OllamaStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(context.made.__kwdefaults__, "keep_alive", 0.05)
+    monkeypatch.setattr(server, "made", partial(context.made, keep_alive=0.05))
     ollama.faults.hang = True
     async with http_house(tmp_path, workflows=GRAPHS, ollama={"url": ollama.url}) as here:
         async with streaming(here, {"idea": "a fox"}) as answer:

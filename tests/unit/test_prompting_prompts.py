@@ -46,6 +46,7 @@ class FakeWriter:
     """A writer that waits for `go`."""
 
     name = "fake"
+    where = "nobody"
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
