@@ -8,7 +8,7 @@ Follows `graphToPrompt` of ComfyUI_frontend.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,19 @@ from bridge.workflow.words import kind_of, listed, shown
 _MUTED, _BYPASSED = 2, 4
 _INPUTS, _OUTPUTS = "-10", "-20"
 _REROUTES = frozenset({"Reroute", "Reroute (rgthree)", "SetNode"})
-_VIRTUAL = _REROUTES | {"PrimitiveNode", "GetNode", "Note", "MarkdownNote"}
+# Switches of an add-on that work on the editor's nodes and are none for ComfyUI, though links lead to them.
+_SWITCHBOARD = frozenset(
+    f"{name} (rgthree)"
+    for name in (
+        *("Fast Muter", "Fast Bypasser", "Fast Groups Muter", "Fast Groups Bypasser", "Fast Actions Button"),
+        *("Mute / Bypass Relay", "Mute / Bypass Repeater", "Random Unmuter", "Node Collector", "Label", "Bookmark"),
+    )
+)
+_VIRTUAL = _REROUTES | _SWITCHBOARD | {"PrimitiveNode", "GetNode", "Note", "MarkdownNote"}
+_GROUP_NODES = ("workflow>", "workflow/")
+_UNSEEN_LINKS = frozenset(
+    {"Anything Everywhere", "Anything Everywhere?", "Anything Everywhere3", "Prompts Everywhere", "Seed Everywhere"}
+)
 _MOST_NODES = 20_000
 _MOST_HOPS = 10_000
 _DEEPEST = 20
@@ -101,6 +113,7 @@ class _Converter:
         live = [(scope, node) for scope, node in self._expanded(top, 0) if node.type not in _VIRTUAL]
         live = [(scope, node) for scope, node in live if node.type in self._object_info or _is_wired(node)]
         unknown = dict.fromkeys(node.type for _, node in live if not isinstance(self._object_info.get(node.type), dict))
+        self._refuse_what_only_the_editor_can(dict.fromkeys(node.type for _, node in live))
         if unknown:
             raise UiFormat(
                 f"{self._where} was saved for ComfyUI's editor and cannot be converted: this ComfyUI does not know "
@@ -110,6 +123,22 @@ class _Converter:
         if not live:
             raise InvalidGraph(f"{self._where} was saved for ComfyUI's editor and has no node that runs.")
         return {scope.prefix + node.id: self._converted(scope, node) for scope, node in live}
+
+    def _refuse_what_only_the_editor_can(self, types: Iterable[str]) -> None:
+        for kind in types:
+            if kind.startswith(_GROUP_NODES) and kind not in self._object_info:
+                raise UiFormat(
+                    f"{self._where} has the group node {shown(kind[len(_GROUP_NODES[0]) :])}, the old form of a "
+                    "subgraph, which only the editor can take apart. Have it converted to nodes there (right click on "
+                    f"it) or use the API format. {EXPORT_HINT}",
+                    details={"classes": [kind[:100]]},
+                )
+            if kind in _UNSEEN_LINKS:
+                raise UiFormat(
+                    f"{self._where} has links that only the editor knows ({shown(kind)}); its API format has them. "
+                    f"{EXPORT_HINT}",
+                    details={"classes": [kind]},
+                )
 
     def _expanded(self, scope: _Scope, depth: int) -> Iterator[tuple[_Scope, _Node]]:
         """The nodes that run, those of subgraphs too."""

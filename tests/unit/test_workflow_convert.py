@@ -342,6 +342,29 @@ def test_without_object_info_or_with_unknown_classes_it_is_refused() -> None:
     assert "50" not in txt2img().node(50, "Strange", (), 4, images=(8, 0)).graph()
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("workflow>my group", ["group node 'my group'", "converted to nodes", "Export (API)"]),
+        ("workflow/my group", ["group node 'my group'"]),
+        ("Anything Everywhere", ["only the editor knows", "'Anything Everywhere'", "Export (API)"]),
+    ],
+)
+def test_what_only_the_editor_can_is_refused_by_its_name(kind: str, words: list[str]) -> None:
+    editor = txt2img()
+    editor.node(30, kind, (), images=(8, 0))
+    with pytest.raises(UiFormat) as caught:
+        convert(editor.file(), {**INFO, "Anything Everywhere": {"input": {}}}, where="fox.json")
+    assert all(word in caught.value.message for word in words), caught.value.message
+
+
+def test_switches_of_the_editor_are_dropped_though_links_lead_to_them() -> None:
+    editor = txt2img()
+    before = convert(editor.file(), INFO, where="fox.json")
+    editor.node(30, "Fast Muter (rgthree)", (), opt=(8, 0))
+    assert convert(editor.file(), INFO, where="fox.json") == before
+
+
 def test_circles_and_bombs_are_refused() -> None:
     editor = txt2img()
     editor.node(30, "Reroute", (), x=(30, 0)).node(31, "SaveImage", ("x",), images=(30, 0))
