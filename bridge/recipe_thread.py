@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import inspect
 import threading
 import traceback
@@ -53,11 +54,13 @@ async def in_thread(path: str, work: Callable[[], T], limit: float) -> T:
         except RuntimeError:
             return  # the loop is closed: nobody waits
 
-    threading.Thread(target=run, name=f"recipe {path}", daemon=True).start()
+    thread = threading.Thread(target=run, name=f"recipe {path}", daemon=True)
+    thread.start()
     try:
         # The work's own limit, for a coroutine, comes first.
         return await asyncio.wait_for(done, limit + 0.5)
     except TimeoutError:
+        _give_up(thread)
         raise _too_slow(path, limit) from None
 
 
@@ -68,11 +71,21 @@ def in_thread_blocking(path: str, work: Callable[[], T], limit: float) -> T:
     thread.start()
     thread.join(limit)
     if not found:
+        _give_up(thread)
         raise _too_slow(path, limit)
     result, error = found[0]
     if error is not None:
         raise error
     return result  # type: ignore[return-value]  # None only where T is
+
+
+def _give_up(thread: threading.Thread) -> None:
+    """End the Python code of a thread, so that an endless loop takes no time from the rest for ever.
+
+    One that waits inside a function in C ends when that returns.
+    """
+    if thread.ident is not None and thread.is_alive():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
 
 
 def _caught(path: str, work: Callable[[], T]) -> tuple[T | None, BridgeError | None]:

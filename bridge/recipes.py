@@ -50,7 +50,9 @@ Seed = Annotated[int, Field(ge=0, le=SEED_MAX, json_schema_extra={"format": "see
 """A field that takes a seed; with -1 as its default it is drawn anew for each run."""
 
 TIME_LIMIT = 30.0
-"""Seconds that a recipe may take, once to be imported and each time to build its graph."""
+IMPORT_LIMIT = 10.0
+"""Seconds that an import has: as long as it takes, the other files wait to be taken up."""
+"""Seconds that a recipe may take to build its graph."""
 
 _TYPES: Mapping[str, Type] = {"string": "text", "integer": "integer", "number": "number", "boolean": "boolean"}
 _OWN = ""
@@ -151,8 +153,16 @@ class Recipe(Workflow):
         return {_OWN: {"class_type": "recipe", "inputs": inputs}}
 
 
-def read_recipe(name: str, path: str, file: Path, source: bytes, *, time_limit: float = TIME_LIMIT) -> Recipe:
-    """Import a recipe afresh. `path` is for sentences; blocks up to `time_limit`.
+def read_recipe(
+    name: str,
+    path: str,
+    file: Path,
+    source: bytes,
+    *,
+    time_limit: float = TIME_LIMIT,
+    import_limit: float = IMPORT_LIMIT,
+) -> Recipe:
+    """Import a recipe afresh. `path` is for sentences; blocks up to `import_limit`.
 
     Raises `RecipeError` for what its code raises or lacks.
     """
@@ -166,7 +176,7 @@ def read_recipe(name: str, path: str, file: Path, source: bytes, *, time_limit: 
         exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)  # noqa: S102  a trusted folder
         return _recipe(name, path, module)
 
-    return dataclasses.replace(in_thread_blocking(path, execute, time_limit), time_limit=time_limit)
+    return dataclasses.replace(in_thread_blocking(path, execute, import_limit), time_limit=time_limit)
 
 
 def with_sidecar(recipe: Recipe, sidecar: Sidecar) -> tuple[Recipe, tuple[BridgeError, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def build(input):
 
 def recipe(text: str, *, time_limit: float = 5.0) -> Recipe:
     source = (HEAD + textwrap.dedent(text)).encode()
-    return read_recipe("fox", "fox.py", Path("fox.py"), source, time_limit=time_limit)
+    limits = {"time_limit": time_limit, "import_limit": time_limit}
+    return read_recipe("fox", "fox.py", Path("fox.py"), source, **limits)
 
 
 def of(name: str) -> Target:
@@ -298,6 +300,25 @@ async def test_one_that_hangs_is_given_up_and_holds_up_nothing() -> None:
     assert beats > 10
     with pytest.raises(RecipeError, match="not done within"):
         recipe("import time\ntime.sleep(2)", time_limit=0.2)
+
+
+async def test_an_endless_loop_is_ended_and_takes_no_time_from_the_rest() -> None:
+    looping = recipe(
+        """
+        class Input(BaseModel): ...
+        def build(input):
+            while True: pass
+        """,
+        time_limit=0.2,
+    )
+    with pytest.raises(RecipeError, match="not done within"):
+        await looping.instantiate({})
+    with pytest.raises(RecipeError, match="not done within"):
+        recipe("while True: pass", time_limit=0.2)
+    for thread in threading.enumerate():
+        if thread.name == "recipe fox.py":
+            await asyncio.to_thread(thread.join, 5)
+            assert not thread.is_alive()
 
 
 async def test_a_sidecar_says_more() -> None:
