@@ -21,7 +21,7 @@ from bridge.jobs.store import Store
 from bridge.mqtt.brokers import BrokerOptions, launch
 from bridge.mqtt.link import Link
 from bridge.mqtt.message import Message
-from bridge.mqtt.reasons import LinkError, NotAccepted
+from bridge.mqtt.reasons import LinkError
 from bridge.mqtt.topics import Topics
 from bridge.prompting.model import ModelInfo, Writer
 from bridge.prompting.ollama import SUGGESTED
@@ -91,6 +91,19 @@ def _sources(options: Options) -> str:
 # The broker
 
 
+def _advice(reason: str, *, secure: bool) -> str:
+    """Return what to do about a broker that cannot be used, where the reason does not say it."""
+    if "mqtt." in reason:
+        return ""
+    if "refused" in reason:
+        return "; is it started? (mqtt.url)"
+    if "closed the connection" in reason and not secure:
+        return "; is it an MQTT broker, and does it want TLS (mqtts://)? (mqtt.url)"
+    if "is not MQTT" in reason:
+        return "; is it a port for websockets (ws://)? (mqtt.url)"
+    return " (mqtt.url)"
+
+
 async def _check_broker(settings: Settings, report: Report) -> None:
     try:
         options = broker.client_options(settings.mqtt, "check")
@@ -104,8 +117,8 @@ async def _check_broker(settings: Settings, report: Report) -> None:
         if settings.mqtt.url == "embedded":
             _check_embedded(settings, report)
         else:
-            hint = "" if isinstance(error, NotAccepted) else "; is it started? (mqtt.url)"
-            report.add("FAIL", "broker", f"{broker.unreachable(options, error)}{hint}")
+            advice = _advice(str(error), secure=options.address.secure)
+            report.add("FAIL", "broker", f"{broker.unreachable(options, error)}{advice}")
         return
     await link.close()
     report.add("ok", "broker", f"{options.address}, MQTT {link.protocol}")

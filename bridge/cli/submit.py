@@ -90,7 +90,8 @@ class _Submit:
                 await self._interrupt(bridge)
                 raise Failure(f"not finished within {self._timeout:g} s: interrupted") from None
             except asyncio.CancelledError:
-                await self._interrupt(bridge)
+                if await self._interrupt(bridge):
+                    complain(f"{self._workflow}: interrupted")
                 raise
         return 1 if self._failed else 0
 
@@ -188,10 +189,13 @@ class _Submit:
         for path in paths:
             display.out(str(path))
 
-    async def _interrupt(self, bridge: Remote) -> None:
-        """End what we have started; an answer that is on its way is waited for, since it names the jobs."""
+    async def _interrupt(self, bridge: Remote) -> bool:
+        """End what we have started, and tell whether there was anything.
+
+        An answer that is on its way is waited for, since it names the jobs.
+        """
         if self._submission.refusal is not None:
-            return
+            return False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE):
                 while not self._submission.answered and self._submission.online:
@@ -200,3 +204,5 @@ class _Submit:
             bridge.send("interrupt", {"prompt_id": run.id})
         if self._submission.open and not await bridge.sent(_GOODBYE):
             complain("the interrupt did not get through: the jobs go on")
+            return False
+        return bool(self._submission.open)

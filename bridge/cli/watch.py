@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from rich.console import Console
@@ -22,6 +23,8 @@ _EVENTS = (
     "prompt/+/result",
     "response/#",
 )
+_RETAINED = 2.0
+"""Seconds in which a broker hands out what a bridge that was ever there has left."""
 
 
 def main(options: Options) -> int:
@@ -35,17 +38,24 @@ async def _watch(settings: Settings, *, everything: bool) -> int:
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def show(line: Line) -> None:
-        text = Text(time.strftime("%H:%M:%S "), style="dim")
-        text.append(line.text, style=line.style)
-        console.print(text)
+        console.print(Text.assemble((time.strftime("%H:%M:%S "), "dim"), (line.text, line.style)))
         console.file.flush()
 
     base = settings.mqtt.base_topic
     narrator = Narrator(base)
     async with remote(settings.mqtt, "watch", ("#",) if everything else _EVENTS) as bridge:
         show(Line(f"watching {bridge.where}; Ctrl-C ends it", "dim"))
+        patience: float | None = _RETAINED
         while True:
-            match await bridge.next():
+            try:
+                async with asyncio.timeout(patience):
+                    happening = await bridge.next()
+            except TimeoutError:
+                patience = None
+                show(Line("nothing is known of a bridge here: is it started, on this broker and base topic?", "yellow"))
+                continue
+            patience = None
+            match happening:
                 case Reconnected():
                     show(Line("the broker is there again", "green"))
                 case Disconnected(reason):

@@ -266,8 +266,9 @@ class Link:
             ending = self.ended.result()
             words = ending.reason
             # Whether its alert is heard before the connection breaks is a matter of luck.
-            if ending.by_broker and self._options.address.secure and not self._options.tls_cert:
-                words += "; it may want a client certificate (mqtt.tls_cert and mqtt.tls_key)"
+            if ending.by_broker and self._options.address.secure and "certificate" not in words:
+                wish = "may not accept our" if self._options.tls_cert else "may want a client"
+                words += f"; it {wish} certificate (mqtt.tls_cert and mqtt.tls_key)"
             if self.protocol == "5" and ending.by_broker:
                 raise ProtocolRefused(words, certain=False)
             raise LinkError(words)

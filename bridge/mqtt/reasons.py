@@ -75,7 +75,9 @@ def in_words(code: int) -> str:
 def broken(error: OSError) -> str:
     """How a connection broke."""
     if isinstance(error, ssl.SSLError):
-        if error.reason and "CERTIFICATE" in error.reason:
+        if error.reason and "CERTIFICATE_REQUIRED" in error.reason:
+            return "the broker wants a client certificate: set mqtt.tls_cert and mqtt.tls_key"
+        if error.reason and ("CERTIFICATE" in error.reason or "UNKNOWN_CA" in error.reason):
             return f"the broker does not accept our certificate ({error.reason}); check mqtt.tls_cert and mqtt.tls_key"
         return f"TLS failed: {error.reason or error}"
     return f"the connection broke: {error.strerror or error}"

@@ -10,7 +10,7 @@ from bridge.testing import StandIn
 from bridge.testing.ollama import OllamaStandIn
 from tests.integration.cli_processes import Done, run
 from tests.support.bridge_process import Plan, house
-from tests.support.brokers import free_port, mosquitto, nats
+from tests.support.brokers import Certificates, free_port, mosquitto, nats
 from tests.support.graphs import node, txt2img
 from tests.support.web import serving
 
@@ -50,9 +50,38 @@ async def test_everything_is_away(tmp_path: Path) -> None:
     done = await run(tmp_path, "check", *options(plan))
     assert done.code == 1
     assert lines(done, "broker")[0].startswith("FAIL")
-    assert "connection refused" in lines(done, "broker")[0]
+    assert "connection refused; is it started? (mqtt.url)" in lines(done, "broker")[0]
     assert lines(done, "ComfyUI")[0].startswith("FAIL")
     assert all(line.startswith("ok") for line in [*lines(done, "workflow"), *lines(done, "store")])
+
+
+async def test_what_to_do_about_a_broker_says_nothing_that_is_not_so(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, "mqtt://127.0.0.1:1", "http://127.0.0.1:1")
+    ours, strange = Certificates.make(tmp_path / "ours"), Certificates.make(tmp_path / "strange")
+
+    async def broker_line(url: str, **tls: Path) -> str:
+        settings = [word for key, path in tls.items() for word in ("-o", f"mqtt.{key}={path}")]
+        done = await run(tmp_path, "check", *options(plan), "--mqtt-url", url, *settings)
+        (line,) = lines(done, "broker")
+        assert line.startswith("FAIL")
+        return line
+
+    async with mosquitto(tmp_path / "m", tls=ours, client_certificates=True) as broker:
+        said = {
+            "plain": await broker_line(broker.url.replace("mqtts:", "mqtt:")),
+            "no authority": await broker_line(broker.url, tls_ca=strange.ca),
+            "no certificate": await broker_line(broker.url, tls_ca=ours.ca),
+            "strange certificate": await broker_line(
+                broker.url, tls_ca=ours.ca, tls_cert=strange.client_cert, tls_key=strange.client_key
+            ),
+        }
+    said["unknown name"] = await broker_line("mqtt://nobody.invalid")
+    assert not [line for line in said.values() if "is it started?" in line]
+    assert "does it want TLS (mqtts://)?" in said["plain"]
+    assert "mqtt.tls_ca must be the file of the authority" in said["no authority"]
+    assert "a client certificate" in said["no certificate"]
+    assert "accept our certificate" in said["strange certificate"]
+    assert "the name nobody.invalid is not known" in said["unknown name"]
 
 
 async def test_what_is_wrong_with_workflows(tmp_path: Path, broker_port: int) -> None:

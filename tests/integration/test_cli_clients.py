@@ -97,7 +97,8 @@ async def test_ctrl_c_interrupts_the_job(tmp_path: Path, broker_port: int) -> No
         await cli.says("running")
         (prompt_id,) = await made.eye.until(made.eye.prompt_ids)
         cli.send(signal.SIGINT)
-        assert (await cli.ends()).code == 130
+        done = await cli.ends()
+        assert (done.code, done.err.splitlines()[-1]) == (130, "sleep: interrupted")
         assert (await made.eye.over(prompt_id))["status"] == "interrupted"
 
 
@@ -173,6 +174,7 @@ async def test_watch_sees_a_bridge_come_and_go(tmp_path: Path, broker_port: int)
     arguments = ("--mqtt-url", plan.broker, "--base-topic", plan.base)
     async with watching(broker_port, plan.base) as eye, started(tmp_path, "watch", *arguments) as cli:
         await cli.says("watching")
+        await cli.says("nothing is known of a bridge here")
         async with bridge(plan):
             await eye.payload("bridge/state", "online")
             await cli.says("bridge online")
