@@ -111,7 +111,7 @@ class Backend:
         """Loop time before which nothing is sent to it."""
         self.last_workflow: str | None = None
         self.uploaded: dict[str, str] = {}
-        """Names in its input folder of images uploaded since it came online, by what they were made of."""
+        """Names in its input folder of the images uploaded last since it came online, by what they were made of."""
         self.catalogue: Catalogue | None = None
         """Its node classes and models; None: not known yet."""
         self.restart: Callable[[], Awaitable[bool]] | None = None

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from bridge import errors
 from bridge.comfyui.client import ComfyClient, ConnectionLost
 from bridge.comfyui.failures import refused_nodes
 from bridge.jobs import documents
 from bridge.jobs.backend import Active, Backend
-from bridge.jobs.model import ImageValue, Job
+from bridge.jobs.model import ImageValue, Job, Payload
 from bridge.jobs.store import Store
 from bridge.media import inputs
 from bridge.tasks import log_failure
+from bridge.workflow.graph import Graph
 
 logger = logging.getLogger(__name__)
+
+_UPLOADED = 256
+"""Uploads of each backend that are remembered: a camera may set a new image with each job, for months."""
 
 
 class Again(Exception):
@@ -63,12 +66,8 @@ class Submitter:
         if job.attempts and not active.reserved and await self._known(backend, job):
             await self._follow(backend, active)
             return
-        graph = {node: {**entry, "inputs": dict(entry["inputs"])} for node, entry in active.payload.graph.items()}
-        try:
-            for node, name, value in active.payload.images:
-                graph[node]["inputs"][name] = await self._uploaded(backend, value)
-        except (errors.BackendOffline, errors.TimedOut) as error:
-            raise Again(error, counts=False) from None
+        old = any(_key(value) in backend.uploaded for _, _, value in active.payload.images)
+        graph = await self._with_images(backend, active.payload)
         if job.interrupting:
             raise errors.Lost("interrupted before it was submitted")
         if not active.reserved or job.client_id != backend.socket.client_id:
@@ -77,9 +76,27 @@ class Submitter:
             await self._store.save(job)
         active.epoch = backend.epoch
         backend.last_workflow = job.workflow
-        await self._post(backend, active, graph)
+        try:
+            await self._post(backend, active, graph)
+        except errors.NodeErrors:
+            if not old:
+                raise
+            # Perhaps somebody has tidied up: what was uploaded for an earlier job is uploaded once more.
+            for _, _, value in active.payload.images:
+                backend.uploaded.pop(_key(value), None)
+            await self._post(backend, active, await self._with_images(backend, active.payload))
 
-    async def _post(self, backend: Backend, active: Active, graph: dict[str, Any]) -> None:
+    async def _with_images(self, backend: Backend, payload: Payload) -> Graph:
+        """Return the graph with the names of its images at the backend, uploaded where they are not yet."""
+        graph = {node: {**entry, "inputs": dict(entry["inputs"])} for node, entry in payload.graph.items()}
+        try:
+            for node, name, value in payload.images:
+                graph[node]["inputs"][name] = await self._uploaded(backend, value)
+        except (errors.BackendOffline, errors.TimedOut) as error:
+            raise Again(error, counts=False) from None
+        return graph
+
+    async def _post(self, backend: Backend, active: Active, graph: Graph) -> None:
         job = active.job
         try:
             taken = await backend.client.submit(graph, prompt_id=job.id, client_id=job.client_id or "")
@@ -150,11 +167,19 @@ class Submitter:
         backend.suspicious.set()
 
     async def _uploaded(self, backend: Backend, value: ImageValue) -> str:
-        key = f"{value.filename} {value.sha256} {value.mask}"
-        name = backend.uploaded.get(key)
+        key = _key(value)
+        name = backend.uploaded.pop(key, None)
         if name is None:
-            name = backend.uploaded[key] = await inputs.upload(backend.client, self._store, value)
+            name = await inputs.upload(backend.client, self._store, value)
+        backend.uploaded[key] = name
+        if len(backend.uploaded) > _UPLOADED:
+            del backend.uploaded[next(iter(backend.uploaded))]
         return name
+
+
+def _key(value: ImageValue) -> str:
+    """What an uploaded image was made of."""
+    return f"{value.filename} {value.sha256} {value.mask}"
 
 
 async def _queued(client: ComfyClient, prompt_id: str) -> bool:

@@ -11,9 +11,10 @@ import pytest
 
 from bridge import errors, events
 from bridge.comfyui.client import ComfyClient, Submitted
-from bridge.comfyui.shapes import HistoryEntry, QueueItem, QueueState
+from bridge.comfyui.shapes import FileRef, HistoryEntry, QueueItem, QueueState
+from bridge.jobs import submission
 from bridge.jobs.backend import Active, Backend
-from bridge.jobs.model import Job, Payload
+from bridge.jobs.model import ImageValue, Job, Payload
 from bridge.jobs.pool import Pool
 from bridge.jobs.runner import Runner
 from bridge.jobs.store import Store
@@ -33,6 +34,8 @@ class Server:
         self.answer: Exception | None = None
         self.node_errors: dict[str, Any] = {}
         self.takes = True
+        self.files: set[str] = set()
+        self.uploads = 0
 
     async def queue(self) -> QueueState:
         return QueueState(tuple(QueueItem(0, one) for one in self.running), ())
@@ -44,8 +47,16 @@ class Server:
     async def delete_history(self, prompt_id: str) -> None:
         del self.ended[prompt_id]
 
-    async def submit(self, _graph: Mapping[str, Any], *, prompt_id: str, client_id: str) -> Submitted:
+    async def upload_image(self, _data: bytes, filename: str) -> FileRef:
+        self.files.add(filename)
+        self.uploads += 1
+        return FileRef(filename, "", "input")
+
+    async def submit(self, graph: Mapping[str, Any], *, prompt_id: str, client_id: str) -> Submitted:
         assert client_id
+        image = graph["1"]["inputs"].get("image")
+        if image is not None and image not in self.files:
+            raise errors.NodeErrors(f"there is no {image}")
         if self.takes:
             self.submitted.append(prompt_id)
             self.running.append(prompt_id)
@@ -66,10 +77,16 @@ class Case:
         self.backend.client = cast("ComfyClient", self.server)
         self.job = Job("j", "fox", {}, 0.0, attempts=attempts)
 
-    async def submit(self) -> Active:
-        active = Active(self.job, Payload(GRAPH))
+    async def submit(self, *images: ImageValue) -> Active:
+        active = Active(self.job, Payload(GRAPH, tuple(("1", "image", image) for image in images)))
         await Submitter(self.store, clock=time.time).submit(self.backend, active)
         return active
+
+    async def another(self, image: ImageValue) -> Active:
+        """Submit a new job with an image, the one before having ended."""
+        self.job = Job("j", "fox", {}, 0.0)
+        self.server.running.clear()
+        return await self.submit(image)
 
 
 @pytest.fixture
@@ -153,3 +170,33 @@ async def test_a_job_whose_graph_cannot_be_read_now_waits(store: Store, monkeypa
     monkeypatch.setattr(store, "payload", full)
     assert await runner._dispatch_one() is False
     assert [one["status"] for one in runner.job_documents(None)] == ["queued"]
+
+
+async def test_an_image_that_was_deleted_there_is_uploaded_once_more(store: Store) -> None:
+    case = Case(store, attempts=0)
+    image = ImageValue("a.png", await store.put_media(b"picture"))
+    await case.another(image)
+    await case.another(image)
+    assert case.server.uploads == 1
+    case.server.files.clear()
+    await case.another(image)
+    assert case.server.uploads == 2
+    assert len(case.server.submitted) == 3
+
+
+async def test_a_graph_that_is_refused_for_another_reason_is_refused(store: Store) -> None:
+    case = Case(store, attempts=0)
+    image = ImageValue("a.png", await store.put_media(b"picture"))
+    await case.another(image)
+    case.server.answer = errors.NodeErrors("the model is missing")
+    with pytest.raises(errors.NodeErrors, match="the model"):
+        await case.another(image)
+    assert case.server.uploads == 2
+
+
+async def test_of_a_camera_the_newest_uploads_are_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "_UPLOADED", 2)
+    case = Case(store, attempts=0)
+    for name in ("a.png", "b.png", "a.png", "c.png"):
+        await case.another(ImageValue(name, await store.put_media(b"picture")))
+    assert list(case.backend.uploaded.values()) == ["a.png", "c.png"]
