@@ -148,7 +148,7 @@ class ComfySocket:
             if self._greeted_at is not None and loop.time() - self._greeted_at >= _LIVED:
                 pauses = self._pauses()
             pause = next(pauses, pause)
-            logger.debug("The next try to reach ComfyUI at %s is in %.2f s.", self._address.url, pause)
+            logger.debug("the next try to reach ComfyUI at %s is in %.2f s", self._address.url, pause)
             await asyncio.sleep(pause)
 
     async def _live(self) -> None:
@@ -179,7 +179,7 @@ class ComfySocket:
             reason = describe(closed)
             if self._closing is None:
                 raise
-            logger.debug("The connection to ComfyUI at %s is made anew.", self._address.url)
+            logger.debug("the connection to ComfyUI at %s is made anew", self._address.url)
         finally:
             self._connection = self._closing = None
             self._set_disconnected(reason)
@@ -227,18 +227,18 @@ class ComfySocket:
         match message:
             case Status(sid=sid) if not self._connected:
                 if sid is not None and sid != self._client_id:
-                    logger.debug("ComfyUI at %s gave us the client id %s.", self._address.url, sid)
+                    logger.debug("ComfyUI at %s gave us the client id %s", self._address.url, sid)
                     self._client_id = sid
                 self._set_connected()
             case Malformed(reason=reason):
-                logger.debug("ComfyUI at %s sent what is not of its protocol: %s.", self._address.url, reason)
+                logger.debug("ComfyUI at %s sent what is not of its protocol: %s", self._address.url, reason)
         self._call(self._on_message, message)
 
     def _set_connected(self) -> None:
         self._connected = True
         self._greeted_at = asyncio.get_running_loop().time()
         self._told.clear()
-        logger.info("ComfyUI at %s is connected.", self._address.url)
+        logger.info("ComfyUI at %s is connected", self._address.url)
         self._call(self._on_connected)
 
     def _set_disconnected(self, reason: str) -> None:
@@ -254,14 +254,14 @@ class ComfySocket:
             kind = f"{callback!r} {type(error)!r}"
             level = logging.DEBUG if kind in self._defects else logging.ERROR
             self._defects.add(kind)
-            logger.log(level, "A callback of the websocket to ComfyUI at %s failed.", self._address.url, exc_info=True)
+            logger.log(level, "a callback of the websocket to ComfyUI at %s failed", self._address.url, exc_info=True)
 
     def _tell(self, error: Exception) -> None:
         """Log an outage once, and once more for each HTTP status: that one will not go away by waiting."""
         kind = f"HTTP {error.response.status_code}" if isinstance(error, InvalidStatus) else ""
         level = logging.DEBUG if self._told and kind in self._told | {""} else logging.WARNING
         self._told.add(kind)
-        logger.log(level, "ComfyUI at %s is away: %s. It is tried again.", self._address.url, describe(error))
+        logger.log(level, "ComfyUI at %s is away: %s; it is tried again", self._address.url, describe(error))
 
 
 def is_retryable(error: Exception) -> bool:

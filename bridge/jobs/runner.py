@@ -148,7 +148,7 @@ class Runner:
             reserve(jobs[0][0], straight)
             jobs[0][0].attempts = 1
         await self._store.add([(job, payload.dump()) for job, payload in jobs])
-        if straight is not None and self._waiting_for_nothing(straight):
+        if straight is not None and not self._waiting and self.pool.takes(straight):
             self._start(straight, *jobs[0])
             return
         for job, payload in jobs:
@@ -174,9 +174,6 @@ class Runner:
         with contextlib.suppress(errors.BridgeError):  # that nobody can run it is told when its turn comes
             return self.pool.choose(job, payload.graph)
         return None
-
-    def _waiting_for_nothing(self, backend: Backend) -> bool:
-        return not self._waiting and self.pool.takes(backend)
 
     def _start(self, backend: Backend, job: Job, payload: Payload) -> None:
         self._report.begin(job)

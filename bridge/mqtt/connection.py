@@ -130,7 +130,7 @@ class Connection:
         if lost and not self._overflowing:
             self._overflowing = True
             logger.error(
-                "Too much waits for the MQTT broker: the oldest outputs are dropped, beginning with %s",
+                "too much waits for the MQTT broker: the oldest outputs are dropped, beginning with %s",
                 lost[0].message.topic,
             )
         if self._outbox.kept:
@@ -163,12 +163,12 @@ class Connection:
             try:
                 link = await self._connect(previous)
             except LinkError as error:
-                self._tell(f"The MQTT broker {self._options.address} cannot be used: {error}; trying again")
+                self._tell(f"the MQTT broker {self._options.address} cannot be used: {error}; trying again")
                 pause = self._pause(attempts, long=isinstance(error, NotAccepted))
                 attempts += 1
             else:
                 away = f" after {loop.time() - away_since:.1f} s" if away_since is not None else ""
-                logger.info("Connected to %s with MQTT %s%s", self._options.address, link.protocol, away)
+                logger.info("connected to %s with MQTT %s%s", self._options.address, link.protocol, away)
                 began, previous = loop.time(), link
                 ending = await self._serve(link)
                 away_since = loop.time()
@@ -177,7 +177,7 @@ class Connection:
                     self._told.clear()
                 short_lives += ending.by_broker
                 if not self._closing:
-                    self._tell(f"Lost the MQTT broker {self._options.address}: {ending.reason}")
+                    self._tell(f"lost the MQTT broker {self._options.address}: {ending.reason}")
                     self._tell_flapping(ending, short_lives)
                 pause = self._pause(attempts, long=ending.code == TAKEN_OVER)
                 attempts += 1
@@ -207,7 +207,7 @@ class Connection:
         await link.open(self._will, previous=previous)
         try:
             for name, reason in await link.subscribe(self._subscriptions):
-                logger.error("The MQTT broker refuses the subscription to %s: %s", name, reason)
+                logger.error("the MQTT broker refuses the subscription to %s: %s", name, reason)
         except BaseException:
             link.abort()
             raise
@@ -242,14 +242,14 @@ class Connection:
         try:
             await self._on_connected()
         except Exception:
-            logger.exception("Publishing what the broker should hold failed")
+            logger.exception("publishing what the broker should hold failed")
 
     def _leave(self, ending: Ending) -> None:
         self._sent.clear()
         blame = ending.by_broker and ending.code not in INNOCENT
         if (guilty := self._outbox.go(blame=blame)) is not None:
             logger.error(
-                "Gave up a message of %d bytes on %s: the broker closes the connection whenever it comes; "
+                "gave up a message of %d bytes on %s: the broker closes the connection whenever it comes; "
                 "it may be larger than the broker takes",
                 len(guilty.message.payload),
                 guilty.message.topic,
@@ -258,7 +258,7 @@ class Connection:
         try:
             self._on_disconnected(ending.reason)
         except Exception:
-            logger.exception("The end of the connection could not be handled")
+            logger.exception("the end of the connection could not be handled")
 
     def _receive(self, message: Message) -> None:
         self._received += 1
@@ -300,12 +300,12 @@ class Connection:
             try:
                 entry.on_acknowledged()
             except Exception:
-                logger.exception("The acknowledgement of a message on %s could not be handled", entry.message.topic)
+                logger.exception("the acknowledgement of a message on %s could not be handled", entry.message.topic)
 
     def _refuse(self, entry: Entry, reason: str) -> None:
         self._outbox.refuse(entry)
         self._check_drained()
-        self._tell(f"The message on {entry.message.topic} cannot be published: {reason}")
+        self._tell(f"the message on {entry.message.topic} cannot be published: {reason}")
 
     def _check_drained(self) -> None:
         if not self._outbox.kept:
@@ -328,7 +328,7 @@ class Connection:
 
     def _tell_flapping(self, ending: Ending, short_lives: int) -> None:
         if ending.code == TAKEN_OVER or (ending.code is None and short_lives == _SHORT_LIVES):
-            perhaps = "Another" if ending.code == TAKEN_OVER else "Perhaps another"
+            perhaps = "another" if ending.code == TAKEN_OVER else "perhaps another"
             self._tell(
                 f"{perhaps} client uses the client id {self._options.client_id}: "
                 f"each bridge needs its own mqtt.client_id"

@@ -84,14 +84,14 @@ class EmbeddedBroker:
                 continue
             if time.monotonic() - started > 2 * _LONGEST_PAUSE:
                 pause = 0.0
-            logger.error("The embedded broker died%s; starting it again", self._last_words())
+            logger.error("the embedded broker died%s; starting it again", self._last_words())
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE, 2 * pause or 0.5)
             started = time.monotonic()
             try:
                 await self._start()
             except (SettingsError, OSError) as problem:
-                logger.error("The embedded broker could not be started again: %s", problem)
+                logger.error("the embedded broker could not be started again: %s", problem)
 
     def _prepare(self) -> None:
         """Take the folder, end a broker that was left in it, write the configuration."""
@@ -115,7 +115,7 @@ class EmbeddedBroker:
         except OSError as error:
             raise SettingsError(f"the embedded broker's folder {options.data} cannot be used: {error}") from error
         if options.host not in {"127.0.0.1", "::1", "localhost"} and options.username is None:
-            logger.warning("The embedded broker at %s:%d is open to everyone", options.host, options.port)
+            logger.warning("the embedded broker at %s:%d is open to everyone", options.host, options.port)
 
     async def _start(self) -> None:
         """Start the process and wait until its port answers."""
@@ -151,7 +151,7 @@ class EmbeddedBroker:
                     f"the embedded broker does not listen on port {options.port} after {_START:g} s{self._last_words()}"
                 )
             await asyncio.sleep(_POLL)
-        logger.info("The embedded broker listens on %s", self.url)
+        logger.info("the embedded broker listens on %s", self.url)
 
     async def _close(self) -> None:
         """Stop the broker; the stop is completed even when we are cancelled meanwhile."""
@@ -209,7 +209,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(_STOP)
     except subprocess.TimeoutExpired:
-        logger.warning("The embedded broker does not stop; it is killed")
+        logger.warning("the embedded broker does not stop; it is killed")
         process.kill()
         process.wait()
 
@@ -247,7 +247,7 @@ def _end_left_broker(record: Path) -> None:
         return
     if pid <= 1 or not _is_running(pid, arguments):
         return
-    logger.warning("Ending the embedded broker (process %d) that a killed bridge left", pid)
+    logger.warning("ending the embedded broker (process %d) that a killed bridge left", pid)
     for how, patience in ((signal.SIGTERM, _STOP), (getattr(signal, "SIGKILL", signal.SIGTERM), _STOP)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, how)

@@ -171,7 +171,7 @@ async def test_a_server_that_comes_later_and_goes_and_comes(caplog: pytest.LogCa
         (r.levelname, r.getMessage().split(": ", 1)[-1]) for r in caplog.records if r.name == "bridge.comfyui.socket"
     ]
     assert [level for level, _ in levels] == ["WARNING", "INFO", "WARNING", "INFO", "WARNING"][: len(levels)]
-    assert levels[0][1] == "Connection refused. It is tried again."
+    assert levels[0][1] == "Connection refused; it is tried again"
     assert "secret" not in caplog.text
     assert listener.told[:4] == ["connected", "the connection broke", "connected", "the connection broke"]
 

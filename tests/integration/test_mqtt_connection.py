@@ -344,7 +344,7 @@ async def test_another_client_of_the_same_id_is_named_and_not_fought(
             async with peer(broker.port, protocol, identifier="bridge"):
                 await until(lambda: len(bridge.losses) >= turn)  # noqa: B023 - awaited here
             await bridge.up()
-        assert caplog.text.count("Perhaps another client uses the client id bridge") == 1
+        assert caplog.text.count("perhaps another client uses the client id bridge") == 1
 
 
 async def test_a_failing_callback_and_impossible_messages_do_not_end_the_connection(

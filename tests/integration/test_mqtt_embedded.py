@@ -102,7 +102,7 @@ async def test_a_message_that_the_broker_does_not_take_is_given_up(
         bridge.keep("out/after", b"after")
         assert await bridge.connection.drain(20)
         assert bridge.acknowledged == [b"after"]
-        assert "Gave up a message of 68157440 bytes on out/huge" in caplog.text
+        assert "gave up a message of 68157440 bytes on out/huge" in caplog.text
 
 
 async def test_sessions_and_retained_messages_outlive_a_kill(tmp_path: Path) -> None:
