@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from bridge.http.schemas import Schema
 from bridge.http.wrapper_asked import Asked
 from bridge.http.wrapper_requests import FOREVER, Wishes
 from bridge.http.wrapper_shapes import Document, Input
+from bridge.jobs.model import iso
 
 _ON = frozenset({"1", "true", "yes", "on"})
 _TICK = 1.0
@@ -114,7 +116,7 @@ class Routes:
         loop = asyncio.get_running_loop()
         began = spoke = loop.time()
         head = {"request_id": asked.id}
-        yield _event({**head, "status": "queued", "message": "Request queued", "timestamp": asked.queued_at})
+        yield _event({**head, "status": "queued", "message": "Request queued", "timestamp": iso(asked.queued_at)})
         before: tuple[object, ...] = ()
         while True:
             job = await self._wrapper.job(asked, asked.id)
@@ -133,7 +135,7 @@ class Routes:
             now = (result["status"], result["message"])
             if now != before:
                 before, spoke = now, loop.time()
-                more = {"timestamp": self._wrapper.now(), "elapsed_time": elapsed}
+                more = {"timestamp": iso(time.time()), "elapsed_time": elapsed}
                 where = {"queue_info": self._wrapper.queue_info(), "queue_position": self._wrapper.place(job)}
                 yield _event({**head, "status": now[0], "message": now[1], **more, **where})
             elif loop.time() - spoke >= self._context.keep_alive:

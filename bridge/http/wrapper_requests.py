@@ -60,10 +60,6 @@ class Wrapper:
         self.stages: Counter[str] = Counter()
         """How many requests are in `preprocess` and `postprocess`."""
 
-    def now(self) -> float:
-        """Return the time, in seconds since 1970."""
-        return self._clock()
-
     # In
 
     async def accept(self, wanted: Input, *, base64: bool) -> Asked:

@@ -37,6 +37,7 @@ _KINDS: Mapping[str, str] = {"image": "images", "video": "videos", "audio": "aud
 _NAMES: Mapping[str, str] = {
     "negative_prompt": "negative",
     "sampler_name": "sampler",
+    "cfg_scale": "cfg",
     "ckpt_name": "checkpoint",
     "input_image": "image",
     "batch_size": "batch",
@@ -161,18 +162,23 @@ def _is_text(name: str) -> bool:
 
 
 def workflow_named(modifier: str, names: Sequence[str]) -> str:
-    """Return the workflow that a modifier is: `Text2Image` may be `text2image` or `text_2_image`."""
+    """Return the workflow that a modifier is: `Text2Image` may be `text2image`, `text_2_image`, or else `txt2img`."""
     if modifier in names:
         return modifier
-    found = [name for name in names if _plain(name) == _plain(modifier)]
-    if len(found) != 1:
-        known = f"the workflows are {', '.join(names[:20])}" if names else "there are no workflows"
-        raise UnknownWorkflow(f"Unknown modifier: {modifier[:100]}; {known}")
-    return found[0]
+    for form in (_plain, _short):
+        found = [name for name in names if form(name) == form(modifier)]
+        if len(found) == 1:
+            return found[0]
+    known = f"the workflows are {', '.join(names[:20])}" if names else "there are no workflows"
+    raise UnknownWorkflow(f"Unknown modifier: {modifier[:100]}; {known}")
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
+def _short(name: str) -> str:
+    return _plain(name).replace("text", "txt").replace("image", "img")
 
 
 def values_of(workflow: Workflow, modifications: Mapping[str, Any]) -> Document:

@@ -8,6 +8,7 @@ import io
 import json
 import uuid
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ async def test_a_modifier_is_a_workflow_of_ours(here: HttpHouse) -> None:
         "sampler_name": "dpmpp_2m",
         "scheduler": "karras",
         "denoise": 0.5,
-        "cfg": 3.5,
+        "cfg_scale": 3.5,
         "width": 128,
         "height": 32,
         "ckpt_name": "dreamshaper_8.safetensors",
@@ -432,6 +433,8 @@ async def test_a_stream_tells_progress_and_ends_with_the_result(here: HttpHouse)
     moving = [one for one in documents if one["status"] == "generating"]
     assert any(one["message"].startswith("Progress: ") for one in moving)
     assert {"queue_info", "queue_position", "elapsed_time", "timestamp"} <= set(moving[0])
+    times = [datetime.fromisoformat(one["timestamp"]) for one in documents[:-1]]
+    assert times == sorted(times)
     last = documents[-1]
     assert (last["status"], last["result"]["status"]) == ("final_result", "completed")
     assert last["result"]["comfyui_response"]["execution_details"]["completed"] is True

@@ -82,6 +82,9 @@ def test_addresses_of_files_and_not_those_in_texts() -> None:
         ("Text2Image", ["text2image", "other"], "text2image"),
         ("Text2Image", ["text-2-image"], "text-2-image"),
         ("A", ["a", "A"], "A"),
+        ("Text2Image", ["txt2img", "img2img"], "txt2img"),
+        ("Image2Image", ["txt2img", "img2img"], "img2img"),
+        ("Text2Image", ["txt2img", "text2image"], "text2image"),
     ],
 )
 def test_a_modifier_is_found_by_its_name(modifier: str, names: list[str], expected: str) -> None:
