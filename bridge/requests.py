@@ -27,6 +27,7 @@ from pydantic_core import ErrorDetails
 
 from bridge.complaints import complaint
 from bridge.errors import BadPayload, BadValue
+from bridge.jobs.model import Status
 from bridge.workflow.words import shown
 
 M = TypeVar("M", bound=BaseModel)
@@ -79,6 +80,12 @@ def _one_word(value: str) -> str:
 def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be empty")
+    return value
+
+
+def _without_controls(value: str) -> str:
+    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+        raise ValueError("must not hold control characters")
     return value
 
 
@@ -178,7 +185,7 @@ class RunGraph(Request):
     """Run a whole graph, as it is. `prompt` is checked by `workflow.graph.read_graph`."""
 
     prompt: Any
-    id: Annotated[Name, Field(max_length=200)] | None = None
+    id: Annotated[Name, Field(max_length=200), AfterValidator(_without_controls)] | None = None
     """A name that the caller chooses for the job, beside its id; of two jobs of one name the newer one is meant."""
     priority: Whole = Field(0, ge=-1_000_000, le=1_000_000)
     expires_at: Moment | None = None
@@ -213,7 +220,7 @@ class JobsRequest(Request):
 class JobList(Request):
     """Ask for jobs, newest first; the filters are joined by and."""
 
-    status: Name | None = None
+    status: Status | None = None
     workflow: Name | None = None
     batch_id: Name | None = None
     limit: Whole = Field(100, ge=1, le=1_000)

@@ -154,7 +154,7 @@ class CurrentValues:
             current = None
             if isinstance(source, requests.UpdateImage) and source.mask is not None:
                 current = (await before.settled()).get(target, workflow.literal(target))
-            made[target] = await self._media.resolve(source, current)
+            made[target] = await self._media.resolve(source, current, field=f"{target.node}.{target.input}")
         return made
 
     async def _changed(self, workflow: Workflow) -> None:

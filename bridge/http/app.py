@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -47,6 +48,7 @@ def application(context: Context) -> ASGIApp:
     app.exception_handler(BridgeError)(_on_error)
     app.exception_handler(RequestValidationError)(_on_invalid)
     app.exception_handler(HTTPException)(_on_http)
+    app.exception_handler(ClientDisconnect)(_on_gone)
     for router in ROUTERS:
         app.include_router(router(context))
     app.include_router(docs.router(OpenApi(app, context.core)))
@@ -91,6 +93,10 @@ def _gated(app: ASGIApp, context: Context) -> ASGIApp:
 
 def _on_error(_: Request, error: BridgeError) -> Response:
     return failure(error)
+
+
+def _on_gone(_: Request, __: ClientDisconnect) -> Response:
+    return Response(status_code=499)  # for the log: nobody is there
 
 
 def _on_invalid(_: Request, error: RequestValidationError) -> Response:

@@ -20,7 +20,7 @@ from bridge.errors import BadPayload, BadValue
 LONGEST_WAIT = 3600.0
 IMAGE_WAIT = 300.0
 """Seconds that a request for the picture itself waits where it does not say how long."""
-_FIELDS = 1_000
+_FIELDS = 200
 _YES = frozenset({"1", "true", "yes", "on", ""})
 _NO = frozenset({"0", "false", "no", "off"})
 
@@ -96,21 +96,23 @@ async def document(request: Request) -> dict[str, Any]:
     return value
 
 
-def parse_json(data: bytes | str) -> Any:
-    """Parse JSON. Raises BadPayload."""
+def parse_json(data: bytes | str, *, where: str = "the body") -> Any:
+    """Parse JSON; an error says `where` it was. Raises BadPayload."""
     try:
         text = data.removeprefix(codecs.BOM_UTF8).decode() if isinstance(data, bytes) else data
         value = json.loads(text)
         if "\\ud" in text.lower():  # half of a surrogate pair is no text that could be stored or sent
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise BadPayload("the body has a text that ends within a character (half a surrogate pair)") from None
+        raise BadPayload(f"{where} has a text that ends within a character (half a surrogate pair)") from None
     except UnicodeDecodeError:
-        raise BadPayload("the body is not text in UTF-8") from None
+        raise BadPayload(f"{where} is not text in UTF-8") from None
     except RecursionError:
-        raise BadPayload("the body is nested too deep") from None
-    except ValueError as error:
-        raise BadPayload(f"the body is not JSON: {error}") from None
+        raise BadPayload(f"{where} is nested too deep") from None
+    except json.JSONDecodeError as error:
+        raise BadPayload(f"{where} is not JSON: {error}") from None
+    except ValueError:
+        raise BadPayload(f"{where} has a number of too many digits") from None
     return value
 
 
@@ -120,8 +122,9 @@ async def form(request: Request, *, fields: Collection[str], max_bytes: int) -> 
     A file becomes bytes, a field `values` is JSON. Raises BadPayload.
     """
     boundary = re.search(r'boundary="?([^";,]+)', request.headers["content-type"])
+    body = await request.body()
     # Of a form that was cut the parser would drop the last part without a word.
-    if boundary is None or not (await request.body()).rstrip().endswith(b"--" + boundary[1].strip().encode() + b"--"):
+    if boundary is None or not body.rstrip().endswith(b"--" + boundary[1].strip().encode() + b"--"):
         raise BadPayload("the form cannot be read: its end is missing")
     made: dict[str, Any] = {}
     values: dict[str, Any] = {}
@@ -132,8 +135,11 @@ async def form(request: Request, *, fields: Collection[str], max_bytes: int) -> 
                     raise BadPayload(f"{name} is in the form twice")
                 if isinstance(part, UploadFile):
                     values[name] = await part.read()
+                elif not part.isascii() and part.encode() not in body:
+                    # The parser reads what is no UTF-8 as Latin-1.
+                    raise BadPayload(f"{name} is not text in UTF-8")
                 elif name == "values":
-                    made[name] = parse_json(part or "{}")
+                    made[name] = parse_json(part or "{}", where=name)
                 elif name in fields:
                     made[name] = part
                 else:

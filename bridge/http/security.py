@@ -7,6 +7,7 @@ for any page; then the token, and the size of the body.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import logging
@@ -17,6 +18,7 @@ from itertools import chain
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, QueryParams
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,6 +35,8 @@ OPEN_PREFIX = "/docs/static/"
 """The files of the documents' page, which hold nothing of ours."""
 HEAD_BYTES = 65_536
 """Upper size of a request's address and headers."""
+BODY_SECONDS = 30.0
+"""How long the next part of a body may take."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 Count = Callable[[str, int], None]
@@ -126,12 +130,20 @@ class Gate:
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         if scope["type"] != "http":
             return receive
-        seen = 0
+        seen, whole = 0, False
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole
+            if whole:  # what is waited for now is the caller's going
+                return await receive()
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    message = await receive()
+            except TimeoutError:
+                words = f"nothing of the request came for {BODY_SECONDS:g} s"
+                raise HTTPException(408, words, {"Connection": "close"}) from None
             if message["type"] == "http.request":
+                whole = not message.get("more_body", False)
                 seen += len(message.get("body", b""))
                 if seen > self._settings.max_body:
                     raise self._too_large()
@@ -166,7 +178,8 @@ class Gate:
 def _name_of(host: str) -> str:
     """Return the host of `host:port`."""
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        name, _, port = host[1:].partition("]")
+        return name if not port or port.startswith(":") else ""
     return host.rpartition(":")[0] if host.count(":") == 1 else host
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import importlib.util
 import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -22,6 +20,7 @@ from bridge.errors import SettingsError
 from bridge.http.addresses import check_exposure
 from bridge.http.app import application, relay_application
 from bridge.http.context import Context, made
+from bridge.http.protocols import HandshakeNoise, http_protocol
 from bridge.http.security import HEAD_BYTES
 from bridge.jobs.store import Store
 from bridge.settings import Settings
@@ -35,6 +34,7 @@ _STOPPED = 2.5
 """Seconds after which a server that does not stop is cancelled."""
 _PATIENCE = 3.0
 """Seconds in which a predecessor may still give up its port."""
+_NOISE = HandshakeNoise()
 _MESSAGES = 65_536
 """Upper size of what a client of the relay says."""
 
@@ -91,6 +91,7 @@ class HttpFace:
         if self._settings.relay.port:
             apps[self._settings.relay.port] = relay_application(context)
         servers = [_Server(_config(app)) for app in apps.values()]
+        logging.getLogger("uvicorn.error").addFilter(_NOISE)
         tasks = set()
         for port, server in zip(apps, servers, strict=True):
             sockets = self._sockets.pop(port, None) or _bind(self._settings.http.host, port)
@@ -144,7 +145,7 @@ class _Server(uvicorn.Server):
 def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_http_protocol(),
+        http=http_protocol(),
         h11_max_incomplete_event_size=HEAD_BYTES,
         ws="websockets-sansio",
         ws_max_size=_MESSAGES,
@@ -158,35 +159,6 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE,
     )
-
-
-def _http_protocol() -> Any:
-    """Return the fast parser where there is one, with a limit to the headers that it would take without end."""
-    if importlib.util.find_spec("httptools") is None:
-        return "h11"
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415  it may be absent
-
-    class Limited(HttpToolsProtocol):
-        _seen = 0
-
-        def on_message_begin(self) -> None:
-            self._seen = 0
-            super().on_message_begin()
-
-        def on_url(self, url: bytes) -> None:
-            self._see(url)
-            super().on_url(url)
-
-        def on_header(self, name: bytes, value: bytes) -> None:
-            self._see(name, value)
-            super().on_header(name, value)
-
-        def _see(self, *parts: bytes) -> None:
-            self._seen += sum(len(part) for part in parts)
-            if self._seen > HEAD_BYTES:
-                raise ValueError("headers without end")
-
-    return Limited
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:

@@ -37,7 +37,7 @@ def router(context: Context) -> APIRouter:
             except ValueError:
                 raise BadPayload(f"{name}: must be a whole number") from None
         if isinstance(document.get("grid"), str):
-            document["grid"] = bodies.parse_json(document["grid"])
+            document["grid"] = bodies.parse_json(document["grid"], where="grid")
         return document
 
     def shown(name: str) -> dict[str, Any]:

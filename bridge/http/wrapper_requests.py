@@ -22,7 +22,7 @@ from bridge.http.wrapper_shapes import Document, Input
 from bridge.jobs.model import ImageValue
 from bridge.jobs.store import Store
 from bridge.settings import Settings
-from bridge.workflow.graph import Target, read_graph
+from bridge.workflow.graph import Target
 
 FOREVER = 10 * 365 * 86400.0
 """Seconds; some event loops know no infinity."""
@@ -106,7 +106,7 @@ class Wrapper:
             run = requests.parse(requests.Queue, {"values": given})
             data = await self._core.queue(run, workflow=workflow.name, alias=wanted.request_id or None, owed=owed)
         else:
-            graph = read_graph(wanted.workflow_json, where="workflow_json")
+            graph = wanted.workflow_json
             shapes.draw_inputs(graph, self._random)
             files = await self._fetched(dict(shapes.addresses(graph)))
             if asked.is_cancelled:

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from bridge.errors import BadValue, UnknownParameter, UnknownWorkflow
-from bridge.workflow.graph import Graph, Target, is_link
+from bridge.errors import BadValue, BridgeError, UnknownParameter, UnknownWorkflow
+from bridge.workflow.graph import Graph, Target, is_link, read_graph
 from bridge.workflow.kinds import MEDIA_TYPES
 from bridge.workflow.nodes import TEXT_INPUTS
 from bridge.workflow.values import named_parameter
@@ -80,13 +80,20 @@ def revealed(model: BaseModel) -> Document:
     return {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in model}
 
 
+def _graph(given: dict[str, Any]) -> Graph:
+    try:
+        return read_graph(given, where="workflow_json") if given else {}
+    except BridgeError as error:
+        raise ValueError(error.message) from None
+
+
 class Input(BaseModel):
     """A request: a graph, or a modifier (a workflow or recipe of ours) with what it sets."""
 
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
-    request_id: str = Field("", max_length=200)
-    workflow_json: dict[str, Any] = {}
+    request_id: str = Field("", max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
+    workflow_json: Annotated[dict[str, Any], AfterValidator(_graph)] = {}
     modifier: str = ""
     modifications: dict[str, Any] = {}
     s3: Bucket | None = None

@@ -26,18 +26,20 @@ class Media:
         self._store = store
         self._exists = exists
 
-    def check(self, data: bytes) -> str:
+    def check(self, data: bytes, *, field: str = "the payload") -> str:
         """Return the content type of an image's bytes. Raises BadValue, TooLarge."""
-        return check_image(data, field="the payload", max_bytes=self._limit)
+        return check_image(data, field=field, max_bytes=self._limit)
 
-    async def resolve(self, source: ImageSource | bytes, before: Any) -> ImageValue | str:
-        """Return the value for an image input.
+    async def resolve(
+        self, source: ImageSource | bytes, before: Any, *, field: str = "the payload"
+    ) -> ImageValue | str:
+        """Return the value for an image input; `field` names it in errors.
 
         before: what the input holds now; a mask without an image is for that one.
         Raises BadPayload, BadValue, FileMissing, NotAllowed, TooLarge, TimedOut.
         """
         if isinstance(source, bytes):
-            return await self._kept(source, self.check(source))
+            return await self._kept(source, self.check(source, field=field))
         mask = source.mask if isinstance(source, UpdateImage) else None
         if mask is not None and not any((source.filename, source.url, source.base64)):
             image: ImageValue | str = before if isinstance(before, (ImageValue, str)) else ""

@@ -307,6 +307,11 @@ REFUSALS: list[tuple[str, str, dict[str, Any], int, str]] = [
         400,
         "bad_payload",
     ),
+    ("POST", "/api/workflows/fox/run", {"files": {"prompt": (None, b"\xff\xfe")}}, 400, "bad_payload"),
+    ("POST", "/api/workflows/fox/run", {"files": {"values": (None, b"{")}}, 400, "bad_payload"),
+    ("POST", "/api/jobs", {"content": b'{"priority": ' + b"9" * 5000 + b"}"}, 400, "bad_payload"),
+    ("POST", "/api/jobs", {"json": {"prompt": plain(), "id": "a\0b"}}, 400, "bad_payload"),
+    ("GET", "/api/jobs?status=done", {}, 400, "bad_payload"),
     ("POST", "/api/jobs", {}, 400, "bad_payload"),
     ("POST", "/api/jobs", {"json": {"prompt": {}}}, 400, "invalid_graph"),
     ("POST", "/api/jobs", {"json": {"prompt": [1]}}, 400, "invalid_graph"),
@@ -333,6 +338,19 @@ async def test_a_bad_request_is_refused_with_a_reason(
     answer = await here.http.request(method, path, **request_)
     refused(answer, status, code)
     assert len(answer.json()["error"]) > 10
+
+
+async def test_a_form_says_which_field_is_wrong(here: HttpHouse) -> None:
+    wrong: dict[str, Any] = {
+        "image": ("a.png", b"none", "image/png"),
+        "prompt": (None, "caf\u00e9".encode("latin-1")),
+        "values": (None, b"[1"),
+    }
+    for name, part in wrong.items():
+        answer = await here.http.post("/api/workflows/img/run", files={name: part})
+        assert name in answer.json()["error"]
+    right = await here.http.post("/api/workflows/fox/run", files={"prompt": (None, "caf\u00e9 \U0001f98a".encode())})
+    assert right.json()["values"]["prompt"] == "caf\u00e9 \U0001f98a"
 
 
 async def test_msgpack_is_taken(here: HttpHouse) -> None:

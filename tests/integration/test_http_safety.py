@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import socket
 import time
@@ -11,11 +12,13 @@ from pathlib import Path
 import httpx
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from bridge import daemon, settings
 from bridge.errors import SettingsError
+from bridge.http import protocols, security
 from tests.support.bridge_process import Plan, bridge
-from tests.support.brokers import free_port
+from tests.support.brokers import free_port, until
 from tests.support.graphs import plain, sleep
 from tests.support.http_house import http_house, told
 
@@ -52,7 +55,9 @@ async def test_the_token_is_never_logged(tmp_path: Path, caplog: pytest.LogCaptu
         assert job["id"] in line
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8189", "localhost.evil.example", "", "127.0.0.1.evil"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8189", "[::1]evil", "localhost.evil.example", "", "127.0.0.1.evil"]
+)
 async def test_a_name_that_is_not_ours_is_refused(tmp_path: Path, host: str) -> None:
     async with http_house(tmp_path, online=False) as here:
         answer = await here.http.get("/api/queue", headers={"Host": host})
@@ -121,6 +126,64 @@ async def test_heads_without_end_are_refused(tmp_path: Path, head: bytes) -> Non
         # Which of them it is depends on the parser that is installed.
         assert said == b"" or said.split(b" ", 2)[1] in {b"400", b"413", b"431"}, said[:200]
         assert (await here.http.get("/health")).status_code == 200
+
+
+async def test_a_head_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocols, "HEAD_SECONDS", 0.5)
+    async with http_house(tmp_path, online=False) as here, connect(f"ws://127.0.0.1:{here.relay}") as relay:
+        assert await raw(here.port, b"") == b""
+        assert await raw(here.port, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A:") == b""
+        said = await raw(here.port, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /health HTTP/1.1\r\nX-A:")
+        assert said.count(b"200 OK") == 1
+        async with here.http.stream("GET", "/api/events") as events:
+            await anext(events.aiter_bytes())
+            await asyncio.sleep(0.6)  # longer than a head may take: what was asked in time is left alone
+            await (await relay.ping())
+            assert (await here.http.get("/health")).status_code == 200
+
+
+@pytest.mark.parametrize("parser", ["httptools", "h11"])
+async def test_either_parser_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parser: str) -> None:
+    found = importlib.util.find_spec("httptools") if parser == "httptools" else None
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: found)
+    monkeypatch.setattr(protocols, "HEAD_SECONDS", 0.3)
+    async with http_house(tmp_path, online=False) as here:
+        assert await raw(here.port, b"GET /health HTTP/1.1\r\nX-A:") == b""
+        assert (await here.http.get("/health")).status_code == 200
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security, "BODY_SECONDS", 0.3)
+    async with http_house(tmp_path, online=False) as here:
+        said = await raw(
+            here.port, b'POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"prompt"'
+        )
+        assert b" 408 " in said
+        assert b"bad_payload" in said
+
+
+async def test_hanging_up_in_mid_body_is_no_defect_of_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with http_house(tmp_path, online=False) as here:
+        for path in ("/api/jobs", "/generate", "/api/workflows/img/run"):
+            _, writer = await asyncio.open_connection("127.0.0.1", here.port)
+            writer.write(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{{".encode())
+            await writer.drain()
+            writer.close()
+            await until(lambda line=f"POST {path}: 499": line in caplog.text)  # type: ignore[misc]
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
+
+
+async def test_a_refused_websocket_is_told_why_and_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with http_house(tmp_path, online=False, http={"token": "t"}, headers={"Authorization": "Bearer t"}) as here:
+        with pytest.raises(InvalidStatus) as caught:
+            async with connect(f"ws://127.0.0.1:{here.port}/ws"):
+                raise AssertionError
+        assert caught.value.response.status_code == 401
+        assert b"a token is needed" in caught.value.response.body
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
 
 
 async def raw(port: int, data: bytes) -> bytes:

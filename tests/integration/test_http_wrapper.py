@@ -171,8 +171,6 @@ async def test_an_image_of_a_modifier_is_fetched(here: HttpHouse) -> None:
         ({"modifier": "Nobody"}, "Unknown modifier: Nobody"),
         ({"modifier": "fox", "modifications": {"colour": 5}}, "colour"),
         ({"modifier": "fox", "modifications": {"steps": "many"}}, "steps"),
-        ({"workflow_json": {"nodes": [], "links": []}}, "workflow_json"),
-        ({"workflow_json": {"1": {"inputs": {}}}}, "class_type"),
         ({"modifier": "fox", "modifications": {"steps": json.loads("[" * 200 + "]" * 200)}}, "nested"),
     ],
 )
@@ -299,6 +297,25 @@ async def test_a_body_that_is_wrong_is_422(here: HttpHouse, path: str, body: byt
     for one in answer.json()["detail"]:
         assert {"type", "loc", "msg"} <= set(one)
     assert "hidden" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("graph", "words"),
+    [
+        ({"nodes": [], "links": []}, "Export (API)"),
+        ({"1": {"inputs": {}}}, "class_type"),
+        ({"1": 5}, "node '1'"),
+        ({"1": {"class_type": "EmptyImage", "inputs": {"width": float("inf")}}}, "'width' of node '1'"),
+    ],
+)
+async def test_a_graph_that_is_none_is_422(here: HttpHouse, graph: dict[str, Any], words: str) -> None:
+    body = json.dumps({"input": {"workflow_json": graph}})
+    for path in ("/generate", "/generate/sync", "/generate/stream"):
+        answer = await here.http.post(path, content=body)
+        assert answer.status_code == 422
+        (complaint,) = answer.json()["detail"]
+        assert complaint["loc"] == ["body", "input", "workflow_json"]
+        assert words in complaint["msg"]
 
 
 async def test_a_timeout_that_is_no_number_is_422(here: HttpHouse) -> None:
