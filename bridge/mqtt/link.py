@@ -1,28 +1,22 @@
-"""One MQTT connection, from CONNECT to its end: the only module that knows paho-mqtt.
+"""One MQTT connection, from CONNECT to its end.
 
-paho connects, subscribes, and decodes what comes in, with the state of QoS 2. What goes out and its acknowledgements
-(`bridge.mqtt.packets`), the socket, the keepalive and the reconnecting are ours, so everything runs in the event loop
-and nothing blocks it. On Windows the loop must be a selector loop: the default one cannot watch sockets.
+The session is paho's (`bridge.mqtt.session`). What goes out and its acknowledgements (`bridge.mqtt.packets`), the
+socket, the keepalive and the reconnecting are ours, so everything runs in the event loop and nothing blocks it.
+On Windows the loop must be a selector loop: the default one cannot watch sockets.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Any, cast
-
-from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
-from paho.mqtt.subscribeoptions import SubscribeOptions
+from typing import Any
 
 from bridge.mqtt.message import Message
 from bridge.mqtt.options import ConnectionOptions, Protocol
 from bridge.mqtt.packets import DISCONNECT, PINGREQ, PUBACK, Malformed, pack_properties, puback, publish_head
 from bridge.mqtt.reasons import (
+    FAILURE,
     UNAUTHORIZED,
     UNSUPPORTED_PROTOCOL,
     Ending,
@@ -32,39 +26,13 @@ from bridge.mqtt.reasons import (
     broken,
     in_words,
 )
+from bridge.mqtt.session import Callbacks, Greeting, Session
 from bridge.mqtt.stream import Stream, open_stream, tls_context
 
 __all__ = ["Ending", "Link", "LinkError", "NotAccepted", "ProtocolRefused"]
 
-logger = logging.getLogger(__name__)
-
-_SESSION_EXPIRY = 7 * 24 * 3600
-"""Seconds that the broker keeps a durable session, so that a bridge that is gone for good does not fill it."""
-
-_FAILURE = 0x80
-"""Reason codes from here on are failures (MQTT 5 section 2.4)."""
-
 _GOODBYE = 3.0
 """Seconds to write what is buffered before a clean end."""
-
-
-class _Paho(paho.Client):
-    """paho on a stream that is already connected."""
-
-    stream: Stream | None = None
-
-    def _create_socket(self) -> Any:  # the one thing of paho's inside that has no public door
-        return self.stream
-
-
-class _Packed(Properties):
-    """Properties that are packed already."""
-
-    def __init__(self, data: bytes) -> None:
-        object.__setattr__(self, "data", data)
-
-    def pack(self) -> bytes:
-        return cast("bytes", object.__getattribute__(self, "data"))
 
 
 class Link:
@@ -92,10 +60,11 @@ class Link:
         self._on_acknowledged = on_acknowledged
         self._on_room = on_room
         self._loop = asyncio.get_running_loop()
-        self._answer: asyncio.Future[tuple[ReasonCode, Properties | None]] = self._loop.create_future()
-        self._subscribed: asyncio.Future[list[ReasonCode]] = self._loop.create_future()
+        self._greeting: asyncio.Future[Greeting] = self._loop.create_future()
+        self._subscribed: asyncio.Future[list[int]] = self._loop.create_future()
         self._packet_maximum: int | None = None
-        self._maximum_qos = 2
+        self._maximum_qos = 1
+        """Of what we send: QoS 2 would cost twice the packets, and who reads us reads a message twice well."""
         self._retain_available = True
         self._number = 0
         self._unacknowledged: set[int] = set()
@@ -104,7 +73,7 @@ class Link:
         self._keepalive = float(options.keepalive)
         self._alive = self._sent = self._pinged = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        self._client: _Paho
+        self.session: Session
         self._stream: Stream
 
     async def open(self, will: Message | None, *, previous: Link | None = None) -> None:
@@ -113,7 +82,10 @@ class Link:
         A durable session goes on from the `previous` connection: it holds the messages of QoS 2 that the broker has not
         released yet.
         """
-        self._client = self._prepare(will, previous)
+        session = None if previous is None else previous.session
+        if session is None or not session.durable or session.protocol != self.protocol:
+            session = Session(self._options, self.protocol, will)
+        self.session = session
         address = self._options.address
         stage = f"{address.host} does not answer"
         stream = None
@@ -123,8 +95,8 @@ class Link:
                 stream = await open_stream(address, context)
                 stage = f"something at port {address.port} accepts connections and does not answer as an MQTT broker"
                 self._start(stream)
-                await self._either(self._answer)
-                self._check_answer()
+                await self._either(self._greeting)
+                self._check_greeting()
         except TimeoutError:
             raise LinkError(f"{stage} within {self._options.timeout:g} s") from None
         except OSError as error:
@@ -140,23 +112,19 @@ class Link:
         """
         if not filters:
             return []
-        if self.protocol == "5":
-            wanted = SubscribeOptions(qos=2, noLocal=True, retainAsPublished=True)
-            self._client.subscribe([(name, wanted) for name in filters])
-        else:
-            self._client.subscribe([(name, 2) for name in filters])
+        self.session.subscribe(filters)
         await self._either(self._subscribed, self._options.timeout)
         if self.ended.done():
             raise LinkError(self.ended.result().reason)
         if not self._subscribed.done():
             raise LinkError(f"the broker does not answer to SUBSCRIBE within {self._options.timeout:g} s")
         answers = zip(filters, self._subscribed.result(), strict=False)
-        return [(name, in_words(reason.value)) for name, reason in answers if reason.is_failure]
+        return [(name, in_words(reason)) for name, reason in answers if reason >= FAILURE]
 
     @property
     def connected(self) -> bool:
         """Whether the broker let us in and the connection stands."""
-        return not self.ended.done() and self._answer.done() and not self._answer.result()[0].is_failure
+        return not self.ended.done() and self._greeting.done() and self._greeting.result().reason < FAILURE
 
     @property
     def room(self) -> int:
@@ -177,7 +145,7 @@ class Link:
 
         Raises `ValueError` with words if it can never be sent on this connection.
         """
-        qos, retain = min(message.qos, 1, self._maximum_qos), message.retain and self._retain_available
+        qos, retain = min(message.qos, self._maximum_qos), message.retain and self._retain_available
         properties = pack_properties(message) if self.protocol == "5" else b""
         number = self._next_number() if qos else None
         head = publish_head(message, qos=qos, retain=retain, number=number, properties=properties)
@@ -203,7 +171,6 @@ class Link:
         while not self.ended.done() and self._stream.unsent and self._loop.time() < deadline:
             await asyncio.wait({self.ended}, timeout=0.01)
         if not self.ended.done():
-            # Not paho's: it closes the socket as soon as it has handed the packet over.
             self._stream.send(DISCONNECT)
             self._flush()
             await asyncio.wait({self.ended}, timeout=1)
@@ -213,44 +180,17 @@ class Link:
         """Close at once, without a word: the broker publishes the will."""
         self._end(Ending(reason, by_broker=False))
 
-    def _prepare(self, will: Message | None, previous: Link | None) -> _Paho:
-        options = self._options
-        durable = options.session == "durable"
-        if durable and previous is not None and previous.protocol == self.protocol:
-            client = previous._client  # noqa: SLF001 - another of this class
-            client.drop_out_messages()
-        else:
-            client = _Paho(
-                CallbackAPIVersion.VERSION2,
-                client_id=options.client_id,
-                clean_session=None if self.protocol == "5" else not durable,
-                protocol=MQTTProtocolVersion.MQTTv5 if self.protocol == "5" else MQTTProtocolVersion.MQTTv311,
-                reconnect_on_failure=False,
-            )
-            client.username_pw_set(*options.credentials)
-            client.max_inflight_messages_set(65535)
-            if will is not None:
-                properties = _Packed(pack_properties(will)) if self.protocol == "5" else None
-                client.will_set(will.topic, will.payload, will.qos, will.retain, properties)
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        client.on_subscribe = self._on_subscribe
-        client.on_message = self._on_paho_message
-        client.on_socket_register_write = self._on_paho_packet
-        client.on_socket_close = self._unwatch
-        return client
-
     def _start(self, stream: Stream) -> None:
-        self._stream = self._client.stream = stream
-        options = self._options
-        host, port = options.address.host, options.address.port
-        if self.protocol == "5":
-            durable = options.session == "durable"
-            # Session Expiry Interval, MQTT 5 section 3.1.2.11.2
-            properties = _Packed(b"\x05\x11" + _SESSION_EXPIRY.to_bytes(4)) if durable else None
-            self._client.connect(host, port, options.keepalive, clean_start=not durable, properties=properties)
-        else:
-            self._client.connect(host, port, options.keepalive)
+        self._stream = stream
+        callbacks = Callbacks(
+            on_greeting=self._on_greeting,
+            on_subscribed=self._on_subscribed,
+            on_message=self._on_message,
+            on_goodbye=self._on_goodbye,
+            on_packet=self._on_packet,
+            on_close=self._unwatch,
+        )
+        self.session.connect(stream, callbacks)
         self._loop.add_reader(stream.fileno(), self._on_readable)
         self._on_timer()
         if stream.unread:
@@ -261,8 +201,8 @@ class Link:
         futures: set[asyncio.Future[Any]] = {future, self.ended}
         await asyncio.wait(futures, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
 
-    def _check_answer(self) -> None:
-        if not self._answer.done():
+    def _check_greeting(self) -> None:
+        if not self._greeting.done():
             ending = self.ended.result()
             words = ending.reason
             # Whether its alert is heard before the connection breaks is a matter of luck.
@@ -272,25 +212,26 @@ class Link:
             if self.protocol == "5" and ending.by_broker:
                 raise ProtocolRefused(words, certain=False)
             raise LinkError(words)
-        reason, properties = self._answer.result()
-        if reason.value == UNSUPPORTED_PROTOCOL and self.protocol == "5":
+        greeting = self._greeting.result()
+        reason = greeting.reason
+        if reason == UNSUPPORTED_PROTOCOL and self.protocol == "5":
             raise ProtocolRefused("the broker does not speak MQTT 5", certain=True)
-        if reason.is_failure:
-            kind = NotAccepted if reason.value in UNAUTHORIZED else LinkError
-            raise kind(f"the broker does not let us in: {in_words(reason.value)}")
-        self.receive_maximum = getattr(properties, "ReceiveMaximum", None)
-        self._packet_maximum = getattr(properties, "MaximumPacketSize", None)
-        self._maximum_qos = getattr(properties, "MaximumQoS", 2)
-        self._retain_available = bool(getattr(properties, "RetainAvailable", 1))
-        self._keepalive = float(self._client.keepalive)  # a broker that speaks MQTT 5 may have set another
+        if reason >= FAILURE:
+            kind = NotAccepted if reason in UNAUTHORIZED else LinkError
+            raise kind(f"the broker does not let us in: {in_words(reason)}")
+        self.receive_maximum = greeting.receive_maximum
+        self._packet_maximum = greeting.packet_maximum
+        self._maximum_qos = min(self._maximum_qos, greeting.maximum_qos)
+        self._retain_available = greeting.retain_available
+        self._keepalive = self.session.keepalive
 
-    def _on_paho_packet(self, *_: object) -> None:
-        # Not now: paho calls this while it makes the packet.
-        self._loop.call_soon(self._take_paho_packets)
+    def _on_packet(self) -> None:
+        # Not now: it is told while the packet is made.
+        self._loop.call_soon(self._take_packets)
 
-    def _take_paho_packets(self) -> None:
+    def _take_packets(self) -> None:
         if not self.ended.done():
-            self._client.loop_write()
+            self.session.write()
             self._schedule_write()
 
     def _schedule_write(self) -> None:
@@ -343,7 +284,7 @@ class Link:
             self._on_readable()
 
     def _feed(self) -> None:
-        """Let paho have what has come, and go on sending."""
+        """Take what has come, and go on sending."""
         self._read()
         if not self.ended.done():
             if self._stream.unsent:  # the websocket answered a ping
@@ -351,29 +292,23 @@ class Link:
             self._on_room()
 
     def _read(self) -> None:
-        """Take what has come; paho gets what is not an acknowledgement, and calls our callbacks."""
         try:
             for packet in self._stream.packets:
                 if packet[0] == PUBACK:
                     self._on_puback(*puback(packet))
                 else:
                     self._stream.hand_over(packet)
-                    self._let_paho_read()
+                    self._let_read()
                 if self.ended.done():
                     return
         except Malformed:
             self._end(self._not_mqtt())
             return
         if self._stream.received_eof:
-            self._let_paho_read()
+            self._let_read()
 
-    def _let_paho_read(self) -> None:
-        try:
-            failed = self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS
-        except Exception:
-            logger.exception("paho-mqtt could not read what the broker sent")
-            failed = True
-        if failed:
+    def _let_read(self) -> None:
+        if not self.session.read():
             self._end(self._not_mqtt())
 
     def _not_mqtt(self) -> Ending:
@@ -391,7 +326,7 @@ class Link:
     def _on_timer(self) -> None:
         """Keep the connection alive, and end it after 1.5 keepalives without a sign of life.
 
-        paho's own keepalive counts only what it received, so it would end a long upload over a slow line.
+        What the kernel takes counts as one: a long upload over a slow line hears nothing for a while.
         """
         now = self._loop.time()
         if now - self._alive > 1.4 * self._keepalive:
@@ -404,53 +339,29 @@ class Link:
             self._schedule_write()
         self._timer = self._loop.call_later(min(1.0, self._keepalive / 10), self._on_timer)
 
-    def _on_connect(self, _client: object, _userdata: object, _flags: object, reason: Any, properties: Any) -> None:
-        if not self._answer.done():
-            self._answer.set_result((reason, properties))
+    def _on_greeting(self, greeting: Greeting) -> None:
+        if not self._greeting.done():
+            self._greeting.set_result(greeting)
 
-    def _on_subscribe(self, _client: object, _userdata: object, _mid: int, reasons: Any, _properties: object) -> None:
+    def _on_subscribed(self, reasons: list[int]) -> None:
         if not self._subscribed.done():
             self._subscribed.set_result(reasons)
 
     def _on_puback(self, number: int, reason: int) -> None:
         if number in self._unacknowledged:
             self._unacknowledged.discard(number)
-            self._on_acknowledged(number, in_words(reason) if reason >= _FAILURE else None)
+            self._on_acknowledged(number, in_words(reason) if reason >= FAILURE else None)
 
-    def _on_disconnect(self, _client: object, _userdata: object, flags: Any, reason: Any, _properties: object) -> None:
-        if flags.is_disconnect_packet_from_server:
-            self._end(Ending(in_words(reason.value), by_broker=True, code=reason.value))
+    def _on_goodbye(self, reason: int | None) -> None:
+        if reason is not None:
+            self._end(Ending(in_words(reason), by_broker=True, code=reason))
         elif self._stream.closed_by_peer:
             self._end(Ending("the broker closed the connection", by_broker=True))
         else:
             self._end(self._not_mqtt())
 
-    def _on_paho_message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            logger.warning("Ignored a message whose topic is not UTF-8")
-            return
-        properties = message.properties
-        try:
-            self._on_message(
-                Message(
-                    topic,
-                    bytes(message.payload),
-                    message.qos,
-                    message.retain,
-                    content_type=getattr(properties, "ContentType", None),
-                    response_topic=getattr(properties, "ResponseTopic", None),
-                    correlation=getattr(properties, "CorrelationData", None),
-                    user=tuple((name, value) for name, value in getattr(properties, "UserProperty", ())),
-                    text=getattr(properties, "PayloadFormatIndicator", 0) == 1,
-                )
-            )
-        except Exception:
-            logger.exception("A message on %s could not be handled", topic)
-
-    def _unwatch(self, *_: object) -> None:
-        """Forget the socket; it is about to be closed, by us or by paho."""
+    def _unwatch(self) -> None:
+        """Forget the socket; it is about to be closed, by us or by the session."""
         descriptor = self._stream.fileno()
         if descriptor >= 0:
             self._loop.remove_reader(descriptor)
@@ -464,6 +375,4 @@ class Link:
             self._timer.cancel()
         self._unwatch()
         self._stream.close()
-        # paho learns of it the usual way: it reads the end of the stream.
-        self._client.on_disconnect = None
-        self._client.loop_read()
+        self.session.leave()

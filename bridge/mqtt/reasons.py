@@ -8,6 +8,9 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 
+FAILURE = 0x80
+"""Reason codes from here on are failures."""
+
 UNSUPPORTED_PROTOCOL = 0x84
 TAKEN_OVER = 0x8E
 
