@@ -51,7 +51,7 @@ class _Silent(Exception):
     """The connection was given up from this side; the server may still hold its end."""
 
 
-def growing_pauses(first: float = 0.1, longest: float = 15.0) -> Iterator[float]:
+def growing_pauses(first: float = 0.1, longest: float = 5.0) -> Iterator[float]:
     """Yield pauses in seconds, each about twice the last, none above `longest`, with jitter; without end."""
     pause = first
     while True:

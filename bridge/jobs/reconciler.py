@@ -43,6 +43,9 @@ class Reconciler:
         self._asked = 0.0
         self._patience = _SILENCE
         self._complained = False
+        self._running: set[str] = set()
+        self._running_since = 0.0
+        """Since when the queue shows just these prompts as running (loop time)."""
 
     async def run(self, others_online: Callable[[Backend], bool]) -> None:
         """Ask when there is doubt; `others_online` tells whether another backend could take the jobs."""
@@ -146,36 +149,49 @@ class Reconciler:
         backend = self._backend
         now = asyncio.get_running_loop().time()
         running = {item.prompt_id for item in queue.running}
-        stalled = [
-            one
-            for one in self._actives()
-            if one.job.id in running and now - one.last_sign > (one.payload.stall_timeout or self._stall_timeout)
-        ]
-        if not stalled:
+        if running != self._running:
+            self._running, self._running_since = running, now
+        actives = self._actives()
+        ours = [one for one in actives if one.job.id in running]
+        stalled = [one for one in ours if now - one.last_sign > (one.payload.stall_timeout or self._stall_timeout)]
+        # What runs for somebody else sends us no events: it may be long, or the worker thread may have died on it.
+        held_up = bool(actives and running) and not ours and now - self._running_since > self._stall_timeout
+        if not stalled and not held_up:
             if backend.stuck and not running & backend.stuck_on:
                 logger.warning("%s works again", backend.name)
                 backend.stuck = False
             return
-        if not self._complained:
-            self._complained = True
-            logger.error(
-                "%s has shown no sign of life for %.0f s while it runs %s: only a restart of ComfyUI helps",
-                backend.name,
-                now - stalled[0].last_sign,
-                stalled[0].job.id,
-            )
-        if backend.restart is None and not others_online(backend):
+        self._complain(stalled, now)
+        restart = backend.restart if stalled else None
+        if restart is None and not others_online(backend):
             return  # the jobs stay: nobody else could run them, and a person may restart it
         backend.stuck, backend.stuck_on = True, running
-        actives = self._actives()
         await backend.client.delete_pending(*(one.job.id for one in actives))
         for active in actives:
             if active.job.id in running:
                 await backend.client.interrupt(active.job.id)
                 backend.leftovers.add(active.job.id)
             active.decide(Verdict.STUCK)
-        if backend.restart is not None and await backend.restart():
+        if restart is not None and await restart():
             backend.stuck = False
+
+    def _complain(self, stalled: list[Active], now: float) -> None:
+        if self._complained:
+            return
+        self._complained = True
+        if stalled:
+            logger.error(
+                "%s has shown no sign of life for %.0f s while it runs %s: only a restart of ComfyUI helps",
+                self._backend.name,
+                now - stalled[0].last_sign,
+                stalled[0].job.id,
+            )
+        else:
+            logger.warning(
+                "%s has been running a prompt of somebody else for %.0f s, and prompts of ours wait behind it",
+                self._backend.name,
+                now - self._running_since,
+            )
 
     def _away(self, others_online: Callable[[Backend], bool]) -> None:
         """Give the jobs of a backend that is gone to the others."""

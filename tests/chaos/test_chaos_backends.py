@@ -6,6 +6,8 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
+import httpx
+
 from tests.chaos.house import PICTURE, House, house
 from tests.chaos.processes import Server, eventually
 from tests.chaos.verdict import judge
@@ -45,6 +47,22 @@ async def test_lost_and_stuck_backends_give_their_jobs_to_the_one_that_is_left(t
         assert report.statuses["completed"] == 8, str(report)
         assert report.resubmitted >= 2, str(report)
         assert await made.bridge.stop() == 0
+
+
+async def test_jobs_behind_a_prompt_of_somebody_else_that_never_ends_go_elsewhere(tmp_path: Path) -> None:
+    async with house(tmp_path / "house", servers=2, settings={"comfyui": {"stall_timeout": 2.0}}) as made:
+        blocked, _ = made.servers
+        save = node("SaveImage", filename_prefix="foreign", images=["1", 0])
+        foreign = {"1": node("StandInSleep", seconds=3600.0, steps=1), PICTURE: save}
+        async with httpx.AsyncClient() as http:
+            (await http.post(f"{blocked.url}/prompt", json={"prompt": foreign})).raise_for_status()
+        for number in range(4):
+            await made.queue(f"job{number}")
+        await made.over(within=40.0)
+        report = judge(made.evidence())
+        assert not report.problems, str(report)
+        assert report.statuses["completed"] == 4, str(report)
+        assert {one["backend"] for one in results(made).values()} == {made.servers[1].backend}
 
 
 async def test_a_backend_gets_only_what_it_can_run_and_what_it_ran_last(tmp_path: Path) -> None:
