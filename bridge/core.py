@@ -76,7 +76,7 @@ class Core:
         self._clock = clock
         self._media = Media(settings, store, runner.pool.file_exists)
         self._values = CurrentValues(store, hub, self._media)
-        self._shelf = Shelf(settings, library)
+        self._shelf = Shelf(settings, library, store, hub)
         self._lookup = Lookup(store, runner, max_bytes=settings.media.max_output)
         self._queueing: list[_Ticket] = []
         self._batches = Batches(store, hub)
@@ -97,30 +97,21 @@ class Core:
         await self.transactions.load()
         await self._lookup.load()
         await self._batches.load()
-        self._runner.on_object_info = self._learn_object_info
-        self._shelf.wanted = self._settings.workflows.loaded or await self._store.fact("loaded")
-        await self._shelf.read()
+        self._runner.on_object_info = self._shelf.learn
+        await self._shelf.start()
         await self._values.load()
         await self.prompts.load()
-        if not self._shelf.workflows:
-            logger.warning("there are no workflows in %s", self._settings.workflows.dir)
 
     # Workflows
 
     async def load(self, request: requests.Load) -> dict[str, Any]:
         """Make a workflow the one that bare commands act on."""
-        before = self._shelf.wanted
-        workflow = self._shelf.load(request.workflow)
-        if workflow.name != before:
-            self._hub.publish(events.WorkflowsChanged())
-            await self._store.set_fact("loaded", workflow.name)
-        return {"workflow": workflow.name}
+        return {"workflow": (await self._shelf.load(request.workflow)).name}
 
     async def reload(self) -> dict[str, Any]:
         """Read the files of the workflows again."""
-        await self._shelf.read()
-        self._hub.publish(events.WorkflowsChanged())
-        return {"workflows": list(self._shelf.workflows), "problems": self._problems()}
+        await self._shelf.reload()
+        return {"workflows": list(self._shelf.workflows), "problems": self._shelf.document()["problems"]}
 
     def workflow(self, name: str | None = None) -> Workflow:
         """Return a workflow, or the loaded one. Raises UnknownWorkflow, or what keeps its file from being used."""
@@ -128,11 +119,7 @@ class Core:
 
     def workflows(self) -> dict[str, Any]:
         """Return `bridge/workflows`: every workflow with its parameters and outputs."""
-        return {
-            "loaded": self._shelf.loaded,
-            "workflows": [workflow.to_json() for workflow in self._shelf.workflows.values()],
-            "problems": self._problems(),
-        }
+        return self._shelf.document()
 
     def workflow_names(self) -> tuple[str, ...]:
         """Return the names of all workflows."""
@@ -144,15 +131,7 @@ class Core:
 
     async def refresh(self) -> None:
         """Take up what changed in the folder of the workflows, and say so; nothing when nothing did."""
-        if await self._shelf.refresh():
-            self._hub.publish(events.WorkflowsChanged())
-
-    def _learn_object_info(self, object_info: Mapping[str, Any]) -> None:
-        self._shelf.learn(object_info)
-        self._hub.publish(events.WorkflowsChanged())
-
-    def _problems(self) -> list[dict[str, Any]]:
-        return [{"path": problem.path, "error": problem.error.to_json()} for problem in self._shelf.problems]
+        await self._shelf.refresh()
 
     # Values
 

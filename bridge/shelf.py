@@ -7,25 +7,31 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from bridge import events
 from bridge.chain_library import ChainLibrary, as_workflow
 from bridge.errors import UnknownWorkflow
 from bridge.jobs.chains import read_chain
+from bridge.jobs.store import Store
 from bridge.library import Library, Problem
 from bridge.settings import Settings
 from bridge.workflow.workflow import Workflow
 
 logger = logging.getLogger(__name__)
 
+_LOADED = "loaded"
+
 
 class Shelf:
-    """The workflows and chains as they are now. `wanted` names the one that bare commands act on."""
+    """The workflows and chains as they are now; `start` first. What changes is told by `WorkflowsChanged`."""
 
-    def __init__(self, settings: Settings, library: Library) -> None:
+    def __init__(self, settings: Settings, library: Library, store: Store, hub: events.Hub) -> None:
         self._settings = settings
+        self._store = store
+        self._hub = hub
         self._library = library
         self._chains = ChainLibrary(settings.workflows.chains)
         self._reading = asyncio.Lock()
-        self.wanted: str | None = None
+        self._wanted: str | None = None
 
     @property
     def workflows(self) -> Mapping[str, Workflow]:
@@ -40,8 +46,8 @@ class Shelf:
     @property
     def loaded(self) -> str | None:
         """The loaded workflow: the wanted one, or the first by name while that is not there."""
-        if self.wanted in self._library.workflows or self.wanted in self._chains.workflows:
-            return self.wanted
+        if self._wanted in self._library.workflows or self._wanted in self._chains.workflows:
+            return self._wanted
         first = self._library.default()
         return None if first is None else first.name
 
@@ -63,32 +69,55 @@ class Shelf:
         where = "the payload"
         return as_workflow("", where, read_chain({"steps": steps}, where=where), self._library.get)
 
-    def load(self, name: str) -> Workflow:
-        """Make a workflow the loaded one, at once."""
-        workflow = self.get(name)
-        self.wanted = workflow.name
+    async def load(self, name: str) -> Workflow:
+        """Make a workflow the loaded one: at once, and written when this returns."""
+        workflow, before = self.get(name), self._wanted
+        self._wanted = workflow.name
         self._build()
+        if workflow.name != before:
+            self._hub.publish(events.WorkflowsChanged())
+            await self._store.set_fact(_LOADED, workflow.name)
         return workflow
 
     def learn(self, object_info: Mapping[str, Any]) -> None:
         """Take types, limits and choices from a backend's `/object_info`."""
         self._library.learn(object_info)
         self._build()
+        self._hub.publish(events.WorkflowsChanged())
+
+    def document(self) -> dict[str, Any]:
+        """Return `bridge/workflows`: every workflow with its parameters and outputs, and what cannot be used."""
+        return {
+            "loaded": self.loaded,
+            "workflows": [workflow.to_json() for workflow in self.workflows.values()],
+            "problems": [{"path": problem.path, "error": problem.error.to_json()} for problem in self.problems],
+        }
 
     def has_file(self, name: str) -> bool:
         """Tell whether there is a workflow of that name, even if nothing can be made of its file just now."""
         return name in self.workflows or any(problem.workflow == name for problem in self.problems)
 
-    async def read(self) -> None:
+    async def start(self) -> None:
+        """Read the files, and which workflow was loaded last."""
+        self._wanted = self._settings.workflows.loaded or await self._store.fact(_LOADED)
+        await self._read_aloud()
+        if not self.workflows:
+            logger.warning("there are no workflows in %s", self._settings.workflows.dir)
+
+    async def reload(self) -> None:
         """Read all files anew, and log what cannot be used."""
+        await self._read_aloud()
+        self._hub.publish(events.WorkflowsChanged())
+
+    async def _read_aloud(self) -> None:
         await self._read()
         for problem in self.problems:
             logger.warning("the workflow %s: %s", problem.path, problem.error.message)
-        if self.wanted is not None and self.wanted != self.loaded:
-            logger.warning("the workflow %s, which was to be loaded, is not there", self.wanted)
+        if self._wanted is not None and self._wanted != self.loaded:
+            logger.warning("the workflow %s, which was to be loaded, is not there", self._wanted)
 
-    async def refresh(self) -> bool:
-        """Take up what changed in the folders, and log it; False if nothing did."""
+    async def refresh(self) -> None:
+        """Take up what changed in the folders, and log it; nothing when nothing did."""
         before, problems = self.workflows, set(self._said())
         await self._read()
         now = self.workflows
@@ -99,7 +128,8 @@ class Shelf:
             if before.get(name) != now.get(name):
                 what = "is new" if name not in before else "is gone" if name not in now else "has changed"
                 logger.info("the workflow %s %s", name, what)
-        return before != now or problems != set(self._said())
+        if before != now or problems != set(self._said()):
+            self._hub.publish(events.WorkflowsChanged())
 
     async def _read(self) -> None:
         async with self._reading:
