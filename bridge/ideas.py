@@ -41,7 +41,10 @@ class Pictures(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Idea:
-    """An idea that was accepted. `is_over` once nothing can stop it any more; `done` gets its result."""
+    """An idea that was accepted. `is_over` once nothing can stop it any more; `done` gets its result.
+
+    `told`: the caller has been told of it, so that nobody hears of its result first.
+    """
 
     id: str
     text: str
@@ -53,6 +56,7 @@ class Idea:
     takes_negative: bool
     transaction: tuple[str, str] | None
     done: asyncio.Future[Outcome]
+    told: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     is_cancelled: bool = False
     is_over: bool = False

@@ -93,7 +93,10 @@ class Prompts:
         Raises BadPayload, BadValue, TooLarge, QueueFull, and for `then` what `queue` would raise.
         """
         idea, position = self._accept(request, image, transaction)
-        await self._remember()
+        try:
+            await self._remember()
+        finally:
+            idea.told.set()
         return {"id": idea.id, "position": position}
 
     def outcome(self, idea_id: str) -> asyncio.Future[Outcome]:
@@ -261,6 +264,7 @@ class Prompts:
 
     async def _make(self, idea: Idea, writer: Writer, document: Document, began: float) -> None:
         """Fill in the result step by step, so that what was written is told even if a later step fails."""
+        await idea.told.wait()
         question = await self._intake.question(idea)
         if self._settings.ollama.free_comfyui:
             await self._pictures.free_for_writer()

@@ -11,6 +11,8 @@ from bridge.prompting.model import Written
 
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _ATTEMPTS = 50
+_DECODER = json.JSONDecoder(strict=False)  # models break lines inside of texts
+_FENCED = re.compile(r"```\w*\n?(.*?)(?:```|$)", re.DOTALL)
 _PROMPTS = ("prompt", "positive_prompt", "positive")
 _NEGATIVES = ("negative", "negative_prompt")
 _STRING = re.compile(r'"prompt"\s*:\s*"((?:[^"\\]|\\.)*)')
@@ -19,23 +21,22 @@ _STRING = re.compile(r'"prompt"\s*:\s*"((?:[^"\\]|\\.)*)')
 def read_answer(text: str) -> Written | None:
     """Return the prompt that a text holds as JSON; None if it holds none.
 
-    The JSON may stand alone, in a code fence, or among other words; of several objects the first with a prompt counts.
+    The JSON may stand alone, in a code fence, among other words, or inside of other JSON; of several objects the first
+    with a prompt counts.
     """
-    text = _without_thoughts(text)
-    decoder = json.JSONDecoder()
+    text = without_thoughts(text)
     start = text.find("{")
     for _ in range(_ATTEMPTS):
         if start < 0:
             break
-        end = start + 1
         try:
-            document, end = decoder.raw_decode(text, start)
+            document, _ = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
             document = None
         written = read_document(document)
         if written is not None:
             return written
-        start = text.find("{", end)
+        start = text.find("{", start + 1)
     return None
 
 
@@ -43,7 +44,7 @@ def read_document(document: object) -> Written | None:
     """Return the prompt in a JSON object: ours (`prompt`, `negative`, `title`) or the runner's (`positive_prompt`)."""
     if not isinstance(document, Mapping):
         return None
-    prompt = _first(document, _PROMPTS)
+    prompt = _unfenced(_first(document, _PROMPTS))
     if not prompt:
         return None
     model = document.get("model")
@@ -69,9 +70,21 @@ def read_failure(document: object) -> str | None:
 
 
 def as_it_is(text: str) -> Written | None:
-    """Return a text that is no JSON as the prompt itself, without the model's thoughts; None for an empty one."""
-    plain = _without_thoughts(text).strip()
-    return Written(plain, is_plain=True) if plain else None
+    """Return a text that is no JSON as the prompt itself, without the model's thoughts and without a code fence.
+
+    Of JSON that was cut off this is what it says of the prompt. None for an empty text, and for JSON without a prompt:
+    an image model would paint its brackets.
+    """
+    plain = _unfenced(without_thoughts(text))
+    try:
+        document = json.loads(plain, strict=False)
+    except (ValueError, RecursionError):
+        plain = (prompt_so_far(plain) or plain) if "{" in plain else plain
+    else:
+        if isinstance(document, (dict, list)):
+            return None
+        plain = document.strip() if isinstance(document, str) else plain
+    return Written(_clean(plain), is_plain=True) if plain else None
 
 
 def prompt_so_far(text: str) -> str:
@@ -97,10 +110,17 @@ def joined(*parts: str) -> str:
     return ", ".join(entries.values())
 
 
-def _without_thoughts(text: str) -> str:
+def without_thoughts(text: str) -> str:
+    """Return what a model says without what it thinks aloud before."""
     text = _THOUGHTS.sub("", text)
     # Some templates open the thoughts themselves, so that only their end is in the answer; some answers end in them.
-    return text.rpartition("</think>")[2].partition("<think>")[0]
+    return text.rpartition("</think>")[2].partition("<think>")[0].strip()
+
+
+def _unfenced(text: str) -> str:
+    """Return what stands in the code fence of a text, if it has just one."""
+    found = _FENCED.findall(text)
+    return str(found[0] if len(found) == 1 else text).strip()
 
 
 def _first(document: Mapping[str, Any], names: tuple[str, ...]) -> str:

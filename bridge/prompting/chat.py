@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from bridge.errors import WriterFailed
-from bridge.prompting.answers import as_it_is, read_answer
+from bridge.prompting.answers import as_it_is, read_answer, without_thoughts
 from bridge.prompting.model import OnText, Question, Written
 
 MAX_TEXT = 20_000
@@ -33,7 +33,7 @@ Complete = Callable[[list[Said], OnText], Awaitable[str]]
 
 
 async def write_by_chat(question: Question, complete: Complete, on_text: OnText) -> Written:
-    """Return what a chat model writes. Raises WriterFailed for an empty answer, and what `complete` raises.
+    """Return what a chat model writes. Raises WriterFailed for one that gives no prompt, and what `complete` raises.
 
     An answer that is no JSON is sent back once; if the second is none either, the first is taken as it is.
     """
@@ -43,9 +43,14 @@ async def write_by_chat(question: Question, complete: Complete, on_text: OnText)
     written = read_answer(first)
     if written is not None:
         return replace(written, model=None)
-    plain = as_it_is(first)
-    if plain is None:
+    said = without_thoughts(first)
+    if not said:
         raise WriterFailed("the model answered with nothing")
-    second = await complete([*messages, Said("assistant", plain.prompt), Said("user", _REPAIR)], on_text)
+    second = await complete([*messages, Said("assistant", said), Said("user", _REPAIR)], on_text)
     written = read_answer(second)
-    return plain if written is None else replace(written, model=None)
+    if written is not None:
+        return replace(written, model=None)
+    plain = as_it_is(first) or as_it_is(second)
+    if plain is None:
+        raise WriterFailed("the model answered without a prompt, and again when it was asked once more")
+    return plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from typing import Any
 
@@ -53,10 +53,13 @@ class Pulls:
 
     async def _run(self, model: str, pull: Pull) -> None:
         logger.info("Ollama downloads %s", model)
+        layers: dict[str, PullProgress] = {}
         try:
             async with aclosing(pull(model)) as steps:
                 async for step in steps:
-                    self._tell(model, _document(model, step))
+                    if step.total:
+                        layers[step.digest] = step
+                    self._tell(model, _document(model, step, layers.values()))
         except asyncio.CancelledError:
             if model not in self._cancelled:
                 raise
@@ -80,9 +83,11 @@ class Pulls:
         self._hub.publish(events.ModelPull(model, document, final))
 
 
-def _document(model: str, step: PullProgress) -> dict[str, Any]:
+def _document(model: str, step: PullProgress, layers: Collection[PullProgress]) -> dict[str, Any]:
+    """Return how far a download is: of all layers that Ollama has named so far, of which the first is nearly all."""
     document: dict[str, Any] = {"model": model, "status": "running", "step": step.status}
-    if step.total:
-        document["percent"] = round(min(100.0, 100.0 * step.completed / step.total), 1)
-        document |= {"completed": step.completed, "total": step.total}
+    completed, total = (sum(getattr(layer, name) for layer in layers) for name in ("completed", "total"))
+    if total:
+        document["percent"] = round(min(100.0, 100.0 * completed / total), 1)
+        document |= {"completed": completed, "total": total}
     return document

@@ -29,6 +29,10 @@ FOX = '{"prompt": "a fox, snow", "negative": "text", "title": "Fox"}'
         '{"positive_prompt": "a fox, snow", "negative_prompt": "text", "title": "Fox"}',
         '{"prompt": ["a fox", "snow"], "negative": ["text"], "title": "Fox"}',
         '{"prompt": "  a fox, snow ", "negative": "text", "title": "Fox", "seed": 4}',
+        f'{{"answer": {FOX}}}',
+        f"[{FOX}]",
+        '{"prompt": "```\\na fox, snow\\n```", "negative": "text", "title": "Fox"}',
+        '{"prompt": "\na fox, snow", "negative": "text", "title": "Fox"}',
     ],
 )
 def test_json_is_found_wherever_it_stands(text: str) -> None:
@@ -47,6 +51,28 @@ def test_a_plain_text_is_taken_without_its_thoughts() -> None:
     assert as_it_is("<think>hm</think>\n a fox \n") == Written("a fox", is_plain=True)
     assert as_it_is("<think>hm</think> ") is None
     assert as_it_is("<think>and then it was cut o") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("```\na fox\n```", "a fox"),
+        ("Here is your prompt:\n\n```text\na fox\n```\n\nEnjoy!", "a fox"),
+        ("Here is your prompt:\n```\na fox", "a fox"),
+        ("```a fox``` or ```an owl```", "```a fox``` or ```an owl```"),
+        ('"a fox"', "a fox"),
+        ("a fox {in snow}", "a fox {in snow}"),
+        ('{"prompt": "a fox, sno', "a fox, sno"),
+        ('Sure! ```json\n{"prompt": "a fox, sno', "a fox, sno"),
+    ],
+)
+def test_a_text_is_taken_out_of_what_is_around_it(text: str, prompt: str) -> None:
+    assert as_it_is(text) == Written(prompt, is_plain=True)
+
+
+@pytest.mark.parametrize("text", ["", "```\n```", "{}", '{"prompt": ""}', '```json\n{"prompt": ""}\n```', "[]"])
+def test_json_without_a_prompt_is_none(text: str) -> None:
+    assert as_it_is(text) is None
 
 
 @given(st.text())

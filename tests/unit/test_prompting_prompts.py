@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import pytest
 from bridge import errors, events, requests
 from bridge.jobs.store import Store
 from bridge.prompting.model import ModelInfo, OnText, Question, Written
+from bridge.prompting.ollama import PullProgress
+from bridge.prompting.pulls import Pulls
 from bridge.prompts import Prompts
 from bridge.settings import load
 from tests.support.brokers import until
@@ -150,6 +152,29 @@ async def test_a_negative_that_the_caller_gives_wins_and_none_goes_where_none_is
     assert [question.profile for question in bench.writer.questions] == ["sd", "flux"]
 
 
+async def test_the_answer_comes_before_the_result(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.writer.go.set()
+    bench.writer.fails = errors.WriterFailed("at once")
+    async with bench.running() as prompts:
+        may = asyncio.Event()
+        remember = prompts._remember
+
+        async def slowly() -> None:
+            await may.wait()
+            await remember()
+
+        monkeypatch.setattr(prompts, "_remember", slowly)
+        accepting = asyncio.create_task(prompts.accept(FOX))
+        for _ in range(20):  # as often as the writing would need
+            await asyncio.sleep(0)
+        assert not bench.results()
+        may.set()
+        accepted = await accepting
+        assert not bench.results()
+        await prompts.outcome(accepted["id"])
+        assert bench.results()[0]["code"] == "writer_failed"
+
+
 async def test_who_waits_for_an_idea_may_go_and_ask_again(bench: Bench) -> None:
     async with bench.running() as prompts:
         accepted = await prompts.accept(FOX)
@@ -222,3 +247,22 @@ async def test_the_idea_of_an_earlier_start_is_told_once(bench: Bench) -> None:
             await until(lambda: bench.starts() == start)  # noqa: B023  it is awaited here
     (lost,) = bench.results()
     assert (lost["id"], lost["code"], lost["idea"]) == (accepted["id"], "cancelled", "a fox")
+
+
+async def test_a_download_tells_how_far_all_its_layers_are(bench: Bench) -> None:
+    async def pull(_: str) -> AsyncGenerator[PullProgress, None]:
+        yield PullProgress("pulling manifest")
+        yield PullProgress("pulling a", "a", 0, 900)
+        yield PullProgress("pulling a", "a", 450, 900)
+        yield PullProgress("pulling a", "a", 900, 900)
+        yield PullProgress("pulling b", "b", 0, 100)
+        yield PullProgress("pulling b", "b", 100, 100)
+        yield PullProgress("verifying sha256 digest")
+
+    pulls = Pulls(bench.hub, lambda: None)
+    with bench.hub.subscribed(bench.seen.append):
+        pulls.start("m", pull)
+        await until(lambda: isinstance(bench.seen[-1], events.ModelPull) and bench.seen[-1].final if bench.seen else 0)
+    told = [one.document for one in bench.seen if isinstance(one, events.ModelPull)]
+    assert [one.get("percent") for one in told] == [None, 0.0, 50.0, 100.0, 90.0, 100.0, 100.0, 100.0]
+    assert [one.get("total") for one in told] == [None, 900, 900, 900, 1000, 1000, 1000, None]

@@ -126,7 +126,7 @@ async def test_an_answer_that_is_no_json_is_asked_for_once_more(ollama: OllamaSt
         ollama.faults.broken_json = 9
         written = await write()
     assert written.is_plain
-    assert written.prompt.startswith("Sure! Here is a prompt")
+    assert written.prompt == "a fox, and so on"
     assert len(ollama.stats.chats) == 4
 
 
@@ -146,6 +146,7 @@ async def test_json_in_a_fence_and_behind_thoughts_is_read_at_once(ollama: Ollam
         ("cut", True, errors.WriterOffline, "broke"),
         ("unfinished", True, errors.WriterFailed, "broke off"),
         ("empty", True, errors.WriterFailed, "nothing"),
+        ("text", '{"prompt": "", "negative": "", "title": ""}', errors.WriterFailed, "without a prompt"),
     ],
 )
 async def test_what_goes_wrong_at_ollama_is_told(
