@@ -20,8 +20,9 @@ from bridge.batches import Batches
 from bridge.chains import Chains
 from bridge.comfyui.shapes import HistoryEntry
 from bridge.health import Health
+from bridge.ideas import Painter
 from bridge.jobs.lookup import Lookup
-from bridge.jobs.model import ImageValue, Output, Payload, iso
+from bridge.jobs.model import CHAIN, ImageValue, Output, Payload, iso
 from bridge.jobs.reporter import Reporter
 from bridge.jobs.runner import Runner
 from bridge.jobs.store import Store
@@ -33,6 +34,7 @@ from bridge.settings import Settings
 from bridge.shelf import Shelf
 from bridge.transactions import Transactions
 from bridge.values import CurrentValues
+from bridge.workflow.encoders import reads_sentences
 from bridge.workflow.graph import Target
 from bridge.workflow.kinds import MEDIA_TYPES
 from bridge.workflow.values import named_parameter
@@ -312,11 +314,8 @@ class Core:
 
     # Prompts (`self.prompts` has the rest)
 
-    def check_then(self, request: requests.Then) -> tuple[str, bool]:
-        """Check the run that a prompt which has yet to be written is for.
-
-        Returns the workflow's name and whether it takes a negative prompt. Raises what `queue` would raise.
-        """
+    def check_then(self, request: requests.Then) -> Painter:
+        """Check the run that a prompt which has yet to be written is for. Raises what `queue` would raise."""
         found = self.workflow(request.workflow)
         if named_parameter(found.parameters, "prompt") is None:
             raise errors.UnknownParameter(
@@ -324,7 +323,13 @@ class Core:
                 "name one in node_mappings"
             )
         self._values.assignments(found, {**request.values, "prompt": "a prompt"})
-        return found.name, named_parameter(found.parameters, "negative") is not None
+        takes_negative = named_parameter(found.parameters, "negative") is not None
+        return Painter(found.name, takes_negative, not takes_negative or self._reads_sentences(found))
+
+    def _reads_sentences(self, workflow: Workflow) -> bool:
+        if workflow.kind != CHAIN:
+            return reads_sentences(workflow.graph)
+        return any(self._reads_sentences(self.workflow(step["class_type"])) for step in workflow.graph.values())
 
     def painters(self) -> list[str]:
         """Return the names of the workflows that a written prompt can go to."""

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from bridge import errors, requests
 from bridge.media.guard import Guard
@@ -21,14 +21,21 @@ Outcome = tuple[Document, errors.BridgeError | None]
 """What a result says, and the error that it tells of."""
 
 
+class Painter(NamedTuple):
+    """The workflow that a prompt is for."""
+
+    name: str
+    takes_negative: bool
+    """It has a negative prompt."""
+    reads_sentences: bool
+    """Its text encoder wants sentences, as that of Flux does, not phrases."""
+
+
 class Pictures(Protocol):
     """The part of the core that makes pictures."""
 
-    def check_then(self, request: requests.Then) -> tuple[str, bool]:
-        """Return the name of the workflow that a prompt would go to, and whether it takes a negative one.
-
-        Raises what `queue` would raise for it.
-        """
+    def check_then(self, request: requests.Then) -> Painter:
+        """Return the workflow that a prompt would go to. Raises what `queue` would raise for it."""
 
     async def queue(
         self, request: requests.Queue, *, workflow: str | None = None, transaction: tuple[str, str] | None = None
@@ -103,12 +110,12 @@ class Intake:
         then = request.then
         if not request.says_then() and values["workflow"]:
             then = requests.Then(workflow=values["workflow"])
-        takes_negative = True
+        painter = Painter("", takes_negative=True, reads_sentences=False)
         if then is not None:
-            name, takes_negative = self._pictures.check_then(then)
-            then = requests.Then(workflow=name, values=then.values)
+            painter = self._pictures.check_then(then)
+            then = requests.Then(workflow=painter.name, values=then.values)
         profile = self.profiles.choose(
-            request.profile or values["profile"] or None, suggested=SD_LIKE if takes_negative else FLUX_LIKE
+            request.profile or values["profile"] or None, suggested=FLUX_LIKE if painter.reads_sentences else SD_LIKE
         )
         return Idea(
             id=str(uuid.uuid4()),
@@ -118,7 +125,7 @@ class Intake:
             images=tuple(images),
             description=description,
             then=then,
-            takes_negative=takes_negative,
+            takes_negative=painter.takes_negative,
             transaction=transaction,
             done=asyncio.get_running_loop().create_future(),
         )

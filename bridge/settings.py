@@ -243,7 +243,7 @@ class OllamaSettings(Section):
     """How long the model stays loaded, in seconds or as `5m`. Left out, it is 0 where ComfyUI may be on the same
     machine, and otherwise Ollama's own."""
     profile: str | None = None
-    """The profile of ideas that name none. None: `flux` for a workflow without a negative prompt, else `sd`."""
+    """The profile of ideas that name none. None: `flux` for a workflow that reads sentences, else `sd`."""
     system: str | None = None
     """The system prompt of profiles that have none of their own."""
     free_comfyui: bool = False

@@ -18,7 +18,8 @@ five words."""
 SD = (
     """\
 You write prompts for image models of the Stable Diffusion family (SD 1.5, SDXL and their descendants). They read \
-short visual phrases, parted by commas. What comes first weighs most, and after some sixty words nothing is heard.
+short visual phrases, parted by commas. What comes first weighs most; the text encoder hears about \
+fifty words at a time, and what comes behind them hardly counts.
 
 Turn the idea into one picture that can be seen at a glance:
 1. Subject, first and concrete: who or what, how many, what they do, two or three visible details (material, age, \
@@ -31,7 +32,7 @@ brushwork, paper texture). One medium only. A given style decides it.
 6. Colour and mood: two or three colours, one word of mood at most.
 
 Rules:
-- English, whatever language the idea has. 25 to 60 words. Lower case, no full sentences, no full stop.
+- English, whatever language the idea has. 25 to 50 words. Lower case, no full sentences, no full stop.
 - Only what a camera or an eye could see. Turn feelings and abstract words into things: not "loneliness", but "one \
 chair at a long empty table".
 - Keep everything that the idea fixes: names, numbers, colours, times of day. Invent only what it leaves open.

@@ -793,3 +793,43 @@ async def test_a_job_whose_graph_cannot_be_read_just_now_waits(bench: Bench, mon
     monkeypatch.setattr(bench.store, "payload", full)
     assert not await bench.runner._dispatch_one()
     assert (await bench.core.job(requests.parse(requests.JobRequest, {"id": job_id})))["status"] == "queued"
+
+
+# Prompts
+
+
+async def test_which_workflows_a_prompt_is_for_and_how_they_want_it(folder: Path, clock: Clock) -> None:
+    flux = txt2img()  # with a negative prompt that counts for nothing, as ComfyUI's own template has it
+    flux["5"] = node("EmptySD3LatentImage", width=512, height=512, batch_size=1)
+    lone = txt2img()
+    lone["3"]["inputs"]["negative"] = ["6", 0]
+    del lone["7"]
+    for name, graph in (("flux", flux), ("lone", lone)):
+        (folder / "workflows" / f"{name}.json").write_text(json.dumps(graph), encoding="utf-8")
+    (folder / "chains").mkdir()
+    for name, first in (("phrases", "fox"), ("sentences", "flux")):
+        chain = f"""
+            [parameters]
+            prompt = "draw.prompt"
+            negative = "draw.negative"
+            [[steps]]
+            name = "draw"
+            workflow = "{first}"
+            [[steps]]
+            name = "again"
+            workflow = "photo"
+            values = {{ image = {{ step = "draw", output = 0 }} }}
+            """
+        (folder / "chains" / f"{name}.toml").write_text(chain, encoding="utf-8")
+    async with opened(folder, clock) as bench:
+        told = {
+            name: bench.core.check_then(requests.Then(workflow=name))[1:]
+            for name in ("fox", "flux", "lone", "phrases", "sentences")
+        }
+        assert told == {
+            "fox": (True, False),
+            "flux": (True, True),
+            "lone": (False, True),
+            "phrases": (True, False),
+            "sentences": (True, True),
+        }

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bridge import errors, events, requests
+from bridge.ideas import Painter
 from bridge.jobs.store import Store
 from bridge.prompting.model import ModelInfo, OnText, Question, Written
 from bridge.prompting.ollama import PullProgress
@@ -27,8 +28,9 @@ class FakePictures:
         self.queued: list[tuple[dict[str, Any], tuple[str, str] | None]] = []
         self.fails: errors.BridgeError | None = None
 
-    def check_then(self, request: requests.Then) -> tuple[str, bool]:
-        return request.workflow or "loaded", request.workflow != "flux"
+    def check_then(self, request: requests.Then) -> Painter:
+        is_flux = request.workflow == "flux"
+        return Painter(request.workflow or "loaded", takes_negative=not is_flux, reads_sentences=is_flux)
 
     async def queue(
         self, request: requests.Queue, *, workflow: str | None = None, transaction: tuple[str, str] | None = None
