@@ -20,6 +20,8 @@ import aiomqtt
 import pytest
 from aiomqtt.exceptions import MqttError
 
+from tests.support.brokers import free_port
+
 FOLDER = Path(__file__).parents[2] / "mosquitto"
 # Debian keeps servers in folders that are not on the PATH of ordinary users.
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin"])
@@ -76,13 +78,6 @@ def make_passwords(
 ) -> Made:
     done = run("/bin/sh", str(script), *arguments, environment={"PATH": SEARCH} | dict(environment or {}))
     return Made(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)
