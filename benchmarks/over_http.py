@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -35,6 +35,15 @@ class HttpClient:
             raise RuntimeError(f"the bridge could not run a graph: {answer.status} {str(job)[:500]}")
         return job
 
+    async def generate(self, graph: Graph) -> dict[str, Any]:
+        """Run one graph as a client of ai-dock's wrapper does; return the Result, once it is over."""
+        body = {"input": {"workflow_json": graph}}
+        async with self._session.post(f"{self._url}/generate/sync", json=body) as answer:
+            result: dict[str, Any] = await answer.json()
+        if answer.status != 200 or result["status"] != "completed":
+            raise RuntimeError(f"the bridge could not run a graph: {answer.status} {str(result)[:500]}")
+        return result
+
     async def set_image(self, workflow: Workflow, image: bytes) -> None:
         """Set the image of a workflow."""
         form = aiohttp.FormData()
@@ -42,16 +51,6 @@ class HttpClient:
         async with self._session.patch(f"{self._url}/api/workflows/{workflow.name}", data=form) as answer:
             if answer.status != 200:
                 raise RuntimeError(f"the bridge did not take an image: {await answer.text()}")
-
-    async def run_all(self, graphs: Sequence[Graph], *, at_once: int) -> list[dict[str, Any]]:
-        """Run many graphs, so many requests at once."""
-        free = asyncio.Semaphore(at_once)
-
-        async def run(graph: Graph) -> dict[str, Any]:
-            async with free:
-                return await self.run(graph)
-
-        return await asyncio.gather(*(run(graph) for graph in graphs))
 
     async def online(self) -> None:
         """Wait until the bridge is there, with its broker and its ComfyUI."""

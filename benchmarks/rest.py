@@ -1,87 +1,102 @@
-"""(e) By HTTP: `POST /api/jobs?wait`, one at a time and 200 with 32 at once, beside the direct client."""
+"""(e) By HTTP: the bridge's own route and the wrapper's, one at a time and 200 with 32 at once, beside the client."""
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from benchmarks.direct import DirectClient, direct_client
 from benchmarks.figures import Figure, share_below, table
 from benchmarks.over_http import HttpClient, http_client
 from benchmarks.stage import Stage
-from benchmarks.workflows import EMPTY, TXT2IMG, Workflow
+from benchmarks.workflows import EMPTY, MEASURED, TXT2IMG, Graph, Workflow
 
 _MOST = 2.0
 _LEAST = 0.6
-_JOBS = {EMPTY.name: 100, TXT2IMG.name: 25}
+_JOBS = {EMPTY.name: 100, MEASURED.name: 50, TXT2IMG.name: 25}
 _WARM_UP = 10
 _MANY = 200
 _AT_ONCE = 32
+_OURS, _WRAPPER, _DIRECT = "POST /api/jobs?wait", "POST /generate/sync", "direct"
+
+Way = Callable[[Graph], Awaitable[Any]]
+"""Runs one graph to its end, and returns what came of it."""
 
 
 async def run(stage: Stage, rounds: int) -> str:
     """Measure; return the tables."""
     tables = []
     async with direct_client(stage.direct) as direct, http_client(stage.bridge.port) as bridge:
-        for workflow in (EMPTY, TXT2IMG):
-            await _bridge_round(bridge, workflow, _WARM_UP)
-            await _direct_round(direct, workflow, _WARM_UP)
-            bridged: list[list[float]] = []
-            directly: list[list[float]] = []
-            count = stage.times(_JOBS[workflow.name])
-            for number in range(rounds):
-                if number % 2:
-                    bridged.append(await _bridge_round(bridge, workflow, count))
-                directly.append(await _direct_round(direct, workflow, count))
-                if not number % 2:
-                    bridged.append(await _bridge_round(bridge, workflow, count))
-            tables.append(table(f"(e) POST /api/jobs?wait, {workflow.title}", "direct", _figures(bridged, directly)))
-        tables.append(table(f"(e) {_MANY} jobs", "direct", [await _many(direct, bridge, rounds)]))
+        ways: dict[str, Way] = {_DIRECT: direct.run, _OURS: bridge.run, _WRAPPER: bridge.generate}
+        for workflow in (EMPTY, MEASURED, TXT2IMG):
+            figures = await _one_by_one(ways, workflow, rounds, stage.times(_JOBS[workflow.name]))
+            tables.append(table(f"(e) {workflow.title}", "direct", figures))
+        figures = [
+            await _many(direct, bridge, name, workflow, rounds)
+            for workflow in (EMPTY, MEASURED)
+            for name in (_OURS, _WRAPPER)
+        ]
+        tables.append(table(f"(e) {_MANY} jobs, {_AT_ONCE} requests at once", "direct", figures))
     return "\n\n".join(tables)
 
 
-def _figures(bridged: list[list[float]], directly: list[list[float]]) -> list[Figure]:
-    medians, tails = (
-        [[part(values) for values in rounds] for rounds in (bridged, directly)]
-        for part in (statistics.median, lambda values: share_below(values, 0.99))
-    )
-    return [
-        Figure("until the answer, median", "ms", medians[0], medians[1], at_most=_MOST),
-        Figure("until the answer, p99", "ms", tails[0], tails[1]),
-    ]
+async def _one_by_one(ways: Mapping[str, Way], workflow: Workflow, rounds: int, count: int) -> list[Figure]:
+    kept: defaultdict[str, list[list[float]]] = defaultdict(list)
+    for way in ways.values():
+        await _round(way, workflow, _WARM_UP)
+    for number in range(rounds):
+        # Who goes first changes, so that what slows down with time slows down all.
+        for name in list(ways)[:: -1 if number % 2 else 1]:
+            kept[name].append(await _round(ways[name], workflow, count))
+    figures = []
+    for name in (_OURS, _WRAPPER):
+        medians, tails = (
+            [[part(values) for values in kept[one]] for one in (name, _DIRECT)] for part in (statistics.median, _tail)
+        )
+        figures += [
+            Figure(f"{name}, median", "ms", medians[0], medians[1], at_most=_MOST),
+            Figure(f"{name}, p99", "ms", tails[0], tails[1]),
+        ]
+    return figures
 
 
-async def _many(direct: DirectClient, bridge: HttpClient, rounds: int) -> Figure:
+def _tail(values: list[float]) -> float:
+    return share_below(values, 0.99)
+
+
+async def _round(way: Way, workflow: Workflow, count: int) -> list[float]:
+    times: list[float] = []
+    for _ in range(count):
+        graph = workflow.with_values(workflow.values())
+        began = time.perf_counter()
+        assert await way(graph)
+        times.append(1000 * (time.perf_counter() - began))
+    return times
+
+
+async def _many(direct: DirectClient, bridge: HttpClient, name: str, workflow: Workflow, rounds: int) -> Figure:
+    way = bridge.run if name == _OURS else bridge.generate
     bridged: list[float] = []
     directly: list[float] = []
-    for _ in range(rounds):
-        graphs = [EMPTY.with_values(EMPTY.values()) for _ in range(_MANY)]
-        began = time.perf_counter()
-        assert len(await direct.run_all(graphs)) == _MANY
-        directly.append(_MANY / (time.perf_counter() - began))
-        began = time.perf_counter()
-        graphs = [EMPTY.with_values(EMPTY.values()) for _ in range(_MANY)]
-        assert len(await bridge.run_all(graphs, at_once=_AT_ONCE)) == _MANY
-        bridged.append(_MANY / (time.perf_counter() - began))
-    return Figure(f"{_AT_ONCE} requests at once", "jobs/s", bridged, directly, at_least=_LEAST)
+    for number in range(rounds):
+        for turn in (0, 1) if number % 2 else (1, 0):
+            graphs = [workflow.with_values(workflow.values()) for _ in range(_MANY)]
+            began = time.perf_counter()
+            outputs = await (_at_once(way, graphs) if turn else direct.run_all(graphs))
+            (bridged if turn else directly).append(_MANY / (time.perf_counter() - began))
+            assert len(outputs) == _MANY
+    return Figure(f"{name}: {workflow.title}", "jobs/s", bridged, directly, at_least=_LEAST)
 
 
-async def _bridge_round(bridge: HttpClient, workflow: Workflow, count: int) -> list[float]:
-    times: list[float] = []
-    for _ in range(count):
-        graph = workflow.with_values(workflow.values())
-        began = time.perf_counter()
-        job = await bridge.run(graph)
-        times.append(1000 * (time.perf_counter() - began))
-        assert job["outputs"]
-    return times
+async def _at_once(way: Way, graphs: list[Graph]) -> list[Any]:
+    free = asyncio.Semaphore(_AT_ONCE)
 
+    async def one(graph: Graph) -> Any:
+        async with free:
+            return await way(graph)
 
-async def _direct_round(direct: DirectClient, workflow: Workflow, count: int) -> list[float]:
-    times: list[float] = []
-    for _ in range(count):
-        graph = workflow.with_values(workflow.values())
-        began = time.perf_counter()
-        assert await direct.run(graph)
-        times.append(1000 * (time.perf_counter() - began))
-    return times
+    return await asyncio.gather(*(one(graph) for graph in graphs))

@@ -21,15 +21,15 @@ from bridge.http.openapi import OpenApi
 from bridge.http.security import Gate
 
 ROUTERS: tuple[Callable[[Context], APIRouter], ...] = (
-    workflows.router,
     jobs.router,
+    wrapper.router,
+    workflows.router,
     streams.router,
     status.router,
     prompting.router,
     runner.router,
-    wrapper.router,
 )
-"""What makes the routes. A peer's API is one more of these."""
+"""What makes the routes, the busiest first: they are looked through in this order. A peer's API is one of these."""
 
 _EXPOSED = ("Content-Disposition", "ETag", "Location", "Retry-After", "X-Job-Id")
 
