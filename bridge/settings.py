@@ -89,9 +89,17 @@ def _commands(value: object) -> object:
     return json.loads(value) if value.lstrip().startswith("[") else (value,)
 
 
+def _not_empty(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().strip():
+        raise ValueError("must not be empty; leave it out to have none")
+    return value
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 HttpUrls = Annotated[tuple[HttpUrl, ...], BeforeValidator(_listed)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Key = Annotated[SecretStr, AfterValidator(_not_empty)]
+"""What lets somebody in: an empty one would let in everybody."""
 Words = Annotated[str, BeforeValidator(_words)]
 """Words parted by commas; a list is taken too."""
 
@@ -182,7 +190,7 @@ class HttpSettings(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8189, ge=0, le=65535)
-    token: SecretStr | None = None
+    token: Key | None = None
     """Asked of every request but `/health`; needed as soon as `host` is not loopback."""
     allow_anonymous: bool = False
     """Listen beyond loopback without a token."""
@@ -263,7 +271,7 @@ class PromptingSettings(Section):
     """How many ideas may wait."""
     model: str | None = None
     """The model of an OpenAI-compatible server. None: the first that it lists."""
-    api_key: SecretStr | None = None
+    api_key: Key | None = None
     """Sent to an OpenAI-compatible server, or to the http address, as bearer token."""
 
 

@@ -51,7 +51,10 @@ class _Environment(EnvSettingsSource):
 
 
 def read_environment(settings: type[BaseSettings], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the variables `BRIDGE_<SECTION>__<KEY>` say, nested as in the file. Raises SettingsError."""
+    """Return what the variables `BRIDGE_<SECTION>__<KEY>` say, nested as in the file. Raises SettingsError.
+
+    An empty one says nothing: what starts programs often passes on variables that nobody has set.
+    """
     # pydantic-settings ignores a variable whose section or key it does not know: a typing error would go unseen.
     unknown = []
     for name in environ:
@@ -65,7 +68,7 @@ def read_environment(settings: type[BaseSettings], environ: Mapping[str, str]) -
             unknown.append(f"{name}: the form is BRIDGE_{section.upper()}__<KEY>")
     if unknown:
         raise SettingsError("\n".join(unknown))
-    return dict(_Environment(settings, environ)())
+    return dict(_Environment(settings, {name: value for name, value in environ.items() if value})())
 
 
 def merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:

@@ -51,6 +51,22 @@ def test_a_file_saved_by_an_editor_of_windows(folder: Path) -> None:
     assert load(environ={}).jobs.attempts == 5
 
 
+def test_an_empty_variable_says_nothing(folder: Path) -> None:
+    write(folder, '[http]\ntoken = "from the file"\n')
+    names = ("HTTP__TOKEN", "HTTP__PUBLIC_URL", "HTTP__PORT", "MQTT__TLS_CA", "COMFYUI__COMMAND")
+    settings = load(environ={f"BRIDGE_{name}": "" for name in names})
+    assert settings.http.token is not None
+    assert settings.http.token.get_secret_value() == "from the file"
+    assert (settings.http.public_url, settings.http.port, settings.mqtt.tls_ca) == (None, 8189, None)
+    assert settings.comfyui.command == ()
+
+
+@pytest.mark.parametrize("section", [{"http": {"token": ""}}, {"prompting": {"api_key": " "}}])
+def test_an_empty_key_would_let_in_everybody(section: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="must not be empty; leave it out to have none"):
+        load(environ={}, overrides=section)
+
+
 def test_later_wins(folder: Path) -> None:
     write(folder, '[mqtt]\nbase_topic = "file"\nusername = "file"\nembedded_port = 1\n[jobs]\nattempts = 5\n')
     settings = load(
