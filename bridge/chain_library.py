@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import BadValue, BridgeError, FileMissing, UnknownWorkflow
-from bridge.jobs.chains import Chain, read_chain
+from bridge.jobs.chains import Chain, Step, read_chain
 from bridge.jobs.model import CHAIN
 from bridge.library import Problem
 from bridge.workflow.graph import Target, slug
@@ -32,30 +32,31 @@ def as_workflow(name: str, path: str, chain: Chain, get: Callable[[str], Workflo
     """Make a workflow of a chain. Raises what is wrong with a step (UnknownWorkflow, UnknownParameter, …) naming it."""
     graph: dict[str, dict[str, Any]] = {}
     shown: dict[str, Parameter] = {}
+    presets: list[Parameter] = []
     last: Workflow | None = None
     for step in chain.steps:
         try:
             workflow = last = get(step.workflow)
         except UnknownWorkflow as error:
             raise UnknownWorkflow(f"{path}: step {step.name!r}: {error.message}") from None
-        try:
-            for key in (*step.values, *step.references):
-                workflow.resolve(key)
-        except BridgeError as error:
-            raise type(error)(f"{path}: step {step.name!r}: values.{key}: {error.message}") from None
+        values = _values(path, step, workflow)
         inputs: dict[str, Any] = {}
         for parameter in workflow.parameters:
-            if parameter.name in step.references or not parameter.targets:
+            if parameter.name in step.references:
                 continue
-            default = step.values.get(parameter.name, parameter.default)
+            default = values.get(parameter.name, parameter.default)
             inputs[parameter.name] = default
             target = (Target(step.name, parameter.name),)
+            if parameter.presets:
+                # What it stands for is worked out when the step runs.
+                presets.append(dataclasses.replace(parameter, default=default, targets=target, presets={}))
+                continue
             # Of two steps with the same parameter the first has its plain name.
             label = parameter.name if parameter.name not in shown else f"{step.name}_{parameter.name}"
             shown[label] = dataclasses.replace(parameter, name=label, default=default, targets=target)
         graph[step.name] = {"class_type": step.workflow, "inputs": inputs, "_meta": {"title": step.name}}
     if chain.parameters is not None:
-        shown = dict(_chosen(path, chain.parameters, graph, list(shown.values())))
+        shown = dict(_chosen(path, chain.parameters, graph, [*shown.values(), *presets]))
     return ChainWorkflow(
         name=name,
         path=path,
@@ -67,6 +68,16 @@ def as_workflow(name: str, path: str, chain: Chain, get: Callable[[str], Workflo
         description=chain.description,
         chain=chain,
     )
+
+
+def _values(path: str, step: Step, workflow: Workflow) -> Mapping[str, Any]:
+    """What a step sets, with its presets replaced by what they stand for. Raises what is wrong with a key."""
+    try:
+        for key in (*step.values, *step.references):
+            workflow.resolve(key)
+        return {**step.values, **workflow.expand(step.values)}
+    except BridgeError as error:
+        raise type(error)(f"{path}: step {step.name!r}: values: {error.message}") from None
 
 
 def _chosen(

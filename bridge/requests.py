@@ -206,9 +206,9 @@ class Interrupt(Request):
 
 
 class JobRequest(Request):
-    """Ask for one job."""
+    """Ask for one job. A blank id is one that no job has."""
 
-    prompt_id: Name = Field(validation_alias=AliasChoices("prompt_id", "id"))
+    prompt_id: str = Field(validation_alias=AliasChoices("prompt_id", "id"))
 
 
 class JobsRequest(Request):
@@ -229,7 +229,7 @@ class JobList(Request):
 class OutputRequest(Request):
     """Ask for the bytes of an output."""
 
-    prompt_id: Name
+    prompt_id: str
     n: Whole = Field(ge=0)
 
 

@@ -111,8 +111,8 @@ class Shelf:
 
     async def _read_aloud(self) -> None:
         await self._read()
-        for problem in self.problems:
-            logger.warning("the workflow %s: %s", problem.path, problem.error.message)
+        for path, message in self._said():
+            logger.warning("the workflow %s", _sentence(path, message))
         if self._wanted is not None and self._wanted != self.loaded:
             logger.warning("the workflow %s, which was to be loaded, is not there", self._wanted)
 
@@ -123,7 +123,7 @@ class Shelf:
         now = self.workflows
         for path, message in self._said():
             if (path, message) not in problems:
-                logger.warning("the workflow %s: %s", path, message)
+                logger.warning("the workflow %s", _sentence(path, message))
         for name in sorted(before.keys() | now.keys()):
             if before.get(name) != now.get(name):
                 what = "is new" if name not in before else "is gone" if name not in now else "has changed"
@@ -149,3 +149,7 @@ class Shelf:
 
     def _said(self) -> list[tuple[str, str]]:
         return [(problem.path, problem.error.message) for problem in self.problems]
+
+
+def _sentence(path: str, message: str) -> str:
+    return message if message.startswith(path) else f"{path}: {message}"

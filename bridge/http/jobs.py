@@ -161,7 +161,7 @@ def router(context: Context) -> APIRouter:
 
     @routes.post("/jobs", status_code=202, responses=JOB_ANSWER, openapi_extra=RUN_GRAPH)
     async def run_graph(request: Request) -> Response:
-        """Run a whole graph in ComfyUI's API format, as it is.
+        """Run a whole graph in ComfyUI's API format, as it is; or a chain, whose `steps` run workflows.
 
         `?wait=30` answers 200 with the job once it has ended, 202 if the time is up. `?base64=1` puts the bytes of
         the outputs into the answer; with `Accept: image/*` the picture itself is the answer.
@@ -169,10 +169,14 @@ def router(context: Context) -> APIRouter:
         document = await bodies.document(request)
         options = bodies.options(request, document)
         transaction = transaction_of(request, document)
-        asked = requests.parse(requests.RunGraph, document)
         command = "api/jobs"
         key = None if transaction is None else (command, transaction)
-        data = await once(context, command, transaction, lambda: core.run_graph(asked, transaction=key))
+        if "steps" in document and "prompt" not in document:
+            chain = requests.parse(requests.Queue, document)
+            data = await once(context, command, transaction, lambda: core.queue(chain, transaction=key))
+        else:
+            asked = requests.parse(requests.RunGraph, document)
+            data = await once(context, command, transaction, lambda: core.run_graph(asked, transaction=key))
         return await answers.accepted(request, data["prompt_ids"], options, data)
 
     @routes.get("/jobs")

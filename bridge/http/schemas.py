@@ -132,41 +132,57 @@ VALUES: Schema = {
     }
 }
 
+_COMMON: Schema = {
+    "priority": {"type": "integer", "minimum": -1_000_000, "maximum": 1_000_000, "default": 0},
+    "expires_at": {"type": "string", "format": "date-time"},
+    "base64": {"type": "boolean", "default": False},
+    "transaction": _TRANSACTION,
+}
+_GRAPH: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["prompt"],
+    "properties": {
+        "prompt": {
+            "type": "object",
+            "description": "The graph, as exported for the API: nodes by id",
+            "additionalProperties": {
+                "type": "object",
+                "required": ["class_type"],
+                "properties": {"class_type": {"type": "string"}, "inputs": {"type": "object"}},
+            },
+        },
+        "id": {"type": "string", "minLength": 1, "maxLength": 200, "description": "A name of your own for the job"},
+        **_COMMON,
+    },
+}
+_CHAIN: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["steps"],
+    "properties": {
+        "steps": {
+            "type": "array",
+            "minItems": 1,
+            "description": "Workflows one after another, as in a file of a chain",
+            "items": {
+                "type": "object",
+                "required": ["workflow"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "workflow": {"type": "string"},
+                    "values": {"type": "object"},
+                    "retry": {"type": "integer", "minimum": 0},
+                    "when": {"type": "object"},
+                },
+            },
+        },
+        **_COMMON,
+    },
+}
 RUN_GRAPH: Schema = {
     "parameters": WAIT,
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "additionalProperties": False,
-                    "required": ["prompt"],
-                    "properties": {
-                        "prompt": {
-                            "type": "object",
-                            "description": "The graph, as exported for the API: nodes by id",
-                            "additionalProperties": {
-                                "type": "object",
-                                "required": ["class_type"],
-                                "properties": {"class_type": {"type": "string"}, "inputs": {"type": "object"}},
-                            },
-                        },
-                        "id": {
-                            "type": "string",
-                            "minLength": 1,
-                            "maxLength": 200,
-                            "description": "A name of your own for the job",
-                        },
-                        "priority": {"type": "integer", "minimum": -1_000_000, "maximum": 1_000_000, "default": 0},
-                        "expires_at": {"type": "string", "format": "date-time"},
-                        "base64": {"type": "boolean", "default": False},
-                        "transaction": _TRANSACTION,
-                    },
-                }
-            }
-        },
-    },
+    "requestBody": {"required": True, "content": {"application/json": {"schema": {"anyOf": [_GRAPH, _CHAIN]}}}},
 }
 
 _NULLABLE_TEXT: Schema = {"type": ["string", "null"]}

@@ -233,6 +233,26 @@ async def test_a_batch_of_chains_has_one_progress_and_one_result(tmp_path: Path,
         assert [one["values"]["seed"] for one in result["results"]] == [42, 43]
 
 
+async def test_presets_of_a_step_and_of_a_chain(tmp_path: Path, broker_port: int) -> None:
+    set_by_step = '[[steps]]\nname = "draw"\nworkflow = "fox"\nvalues = { quality = "high" }\n'
+    offered = '[parameters]\nquality = "draw.quality"\n[[steps]]\nname = "draw"\nworkflow = "fox"\n'
+    folder = tmp_path / "workflows"
+    folder.mkdir()
+    (folder / "fox.toml").write_text("[presets.quality]\nlow = { steps = 2 }\nhigh = { steps = 5 }\n")
+    async with chained(tmp_path, broker_port, high=set_by_step, free=offered) as here:
+
+        async def steps_of(workflow: str, values: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+            data = await here.eye.done("queue", {"workflow": workflow, "values": values})
+            result = await here.eye.over(data["prompt_ids"][0])
+            part = result["parts"][0]["job_id"]
+            return here.eye.of(f"prompt/{part}/result")[0].json["values"]["steps"], result["values"]
+
+        steps, values = await steps_of("high", {})
+        assert (steps, values["steps"]) == (5, 5)
+        assert await steps_of("free", {"quality": "low"}) == (2, {"quality": "low", "seed": 42})
+        await here.eye.refused("queue", {"workflow": "free", "values": {"quality": "best"}}, "bad_value", "best", "low")
+
+
 async def test_what_makes_no_batch_of_chains(tmp_path: Path, broker_port: int) -> None:
     more = chains(tmp_path, duo=TWO_STEPS) | {"jobs": {"max_batch": 4, "max_waiting": 3}}
     async with house(tmp_path, broker_port, workflows=workflows(), more=more) as here:
@@ -259,7 +279,7 @@ async def test_a_batch_of_chains_is_interrupted_as_a_whole(tmp_path: Path, broke
         assert (whole["status"], whole["interrupted"]) == ("interrupted", 4)
         (result,) = [one.json for one in here.eye.of(f"batch/{batch}/result")]
         assert {one["error"]["code"] for one in result["results"]} == {"interrupted"}
-        await here.eye.refused("interrupt", {"batch_id": batch}, "unknown_prompt", "batch")
+        await here.eye.refused("interrupt", {"batch_id": batch}, "already_over", "batch")
 
 
 async def test_a_chain_that_has_not_begun_in_time_never_does(tmp_path: Path, broker_port: int) -> None:

@@ -86,6 +86,34 @@ async def test_a_graph_runs_as_it_is(here: HttpHouse) -> None:
     assert (await here.job("mine"))["id"] == named["id"]
 
 
+async def test_a_chain_may_be_the_body(here: HttpHouse) -> None:
+    steps = [
+        {"name": "first", "workflow": "plain"},
+        {"workflow": "plain", "when": {"step": "first", "status": "failed"}},
+    ]
+    answer = await here.http.post("/api/jobs", params={"wait": 30}, json={"steps": steps})
+    job = answer.json()
+    assert (answer.status_code, job["status"], job["workflow"]) == (200, "completed", None), job
+    assert [part["status"] for part in job["parts"]] == ["completed", "skipped"]
+    several = await here.http.post("/api/jobs", json={"steps": steps, "count": 2})
+    assert len(several.json()["prompt_ids"]) == 2
+    refused = await here.http.post("/api/jobs", json={"steps": [{"workflow": "nowhere"}]})
+    assert (refused.status_code, refused.json()["code"]) == (404, "unknown_workflow")
+    both = await here.http.post("/api/jobs", json={"steps": steps, "prompt": plain()})
+    assert (both.status_code, both.json()["code"]) == (400, "bad_payload")
+
+
+async def test_a_running_chain_is_a_job_among_others(here: HttpHouse) -> None:
+    steps = [{"name": "slow", "workflow": "sleep"}, {"name": "after", "workflow": "plain"}]
+    chain_id = (await here.http.post("/api/jobs", json={"steps": steps})).json()["id"]
+    job = await here.becomes(chain_id, "running")
+    assert (job["title"], [part["step"] for part in job["parts"]]) == ("slow", ["slow"])
+    listed = (await here.http.get("/api/jobs")).json()["jobs"]
+    assert {job["parts"][0]["job_id"], chain_id} <= {one["id"] for one in listed}
+    assert (await here.http.get("/api/jobs/%1F")).status_code == 404
+    assert (await here.http.delete(f"/api/jobs/{chain_id}", params={"wait": 20})).json()["status"] == "interrupted"
+
+
 async def test_a_failed_job_is_an_answer_too(here: HttpHouse) -> None:
     graph = {"1": node("StandInFail", message="it broke"), "2": node("PreviewAny", source=["1", 0])}
     answer = await here.http.post("/api/jobs", params={"wait": 30}, json={"prompt": graph})
