@@ -89,9 +89,14 @@ async def started(folder: Path, *arguments: str, **environment: str) -> AsyncIte
     try:
         yield cli
     finally:
-        if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, TimeoutError):
+            # Not killed if it can be helped: a demo would leave its broker behind.
+            process.terminate()
+            async with asyncio.timeout(PATIENCE):
+                await process.wait()
+        with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await cli.process.wait()
+        await process.wait()
 
 
 async def run(folder: Path, *arguments: str, **environment: str) -> Done:

@@ -181,6 +181,7 @@ async def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     done = await run(tmp_path, "demo", "--data", "file/data", "--port", str(free_port()))
     assert done.code == 1
     assert "file/data" in done.err
+    assert "--data" in done.err
 
 
 async def test_a_broker_of_another_demo_is_not_taken_over(tmp_path: Path) -> None:
