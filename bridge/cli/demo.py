@@ -57,7 +57,7 @@ async def _demo(options: Options, overrides: dict[str, Any], settings: Settings)
         copy_samples(samples(), data / "workflows")
         copy_samples(sample_chains(), data / "chains")
     except OSError as error:
-        raise Failure(f"the folder {data} cannot be used: {error.strerror or error}; name another with --data") from None
+        raise Failure(f"the folder {data} cannot be used: {error.strerror or error}; --data names another") from None
     broker = await demo_broker.choose(settings.mqtt, data / "broker", port=options.port)
     async with _comfyui(options, data) as (urls, what):
         overrides.setdefault("mqtt", {}).update(broker.settings)

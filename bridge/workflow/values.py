@@ -220,7 +220,7 @@ def _only(parameters: Sequence[Parameter], types: frozenset[str], first: tuple[s
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        raise UnknownParameter(f"the workflow has no {what} parameter; name a node.")
+        raise UnknownParameter(f"the workflow has no {what} parameter; load one that has, or name a node.")
     names = listed(parameter.name for parameter in fitting)
     raise UnknownParameter(f"the workflow has several {what} parameters ({names}); name one, or a node.")
 
