@@ -49,6 +49,7 @@ def application(context: Context) -> ASGIApp:
     app.exception_handler(RequestValidationError)(_on_invalid)
     app.exception_handler(HTTPException)(_on_http)
     app.exception_handler(ClientDisconnect)(_on_gone)
+    app.exception_handler(wrapper.InvalidError)(lambda _, error: error.answer)
     for router in ROUTERS:
         app.include_router(router(context))
     app.include_router(docs.router(OpenApi(app, context.core)))

@@ -92,12 +92,9 @@ class Answers:
         if document["status"] != "completed":
             code, message = (error["code"], error["message"]) if error else ("internal", "the job has no picture")
             return refusal(code, message, details={**((error or {}).get("details") or {}), "job": document})
-        pictures = [one for one in document["outputs"] if str(one["content_type"]).startswith("image/")]
-        if not pictures:
+        chosen = picture_of(document, None if watch is None else watch.answer)
+        if chosen is None:
             return failure(FileMissing("the job made no picture", details={"job": document}))
-        wanted = None if watch is None else watch.answer
-        saved = [one for one in pictures if one["type"] != "temp"]
-        chosen = next((one for one in pictures if one["n"] == wanted), (saved or pictures)[0])
         data = (watch.outputs.get(chosen["n"]) if watch is not None else None) or await self._bytes(
             document["id"], chosen["n"]
         )
@@ -111,6 +108,13 @@ class Answers:
             return Response(status_code=304, headers={"ETag": ranges.etag(job_id, n)})
         output, data = await self._context.kept.output(job_id, n)
         return ranges.file(data, output, job_id=job_id, request=request)
+
+
+def picture_of(job: Mapping[str, Any], wanted: int | None) -> Mapping[str, Any] | None:
+    """Return the picture that stands for a job: output `wanted`, else the first that is no temporary file."""
+    pictures = [one for one in job["outputs"] if str(one["content_type"]).startswith("image/")]
+    saved = [one for one in pictures if one["type"] != "temp"]
+    return next((one for one in pictures if one["n"] == wanted), next(iter(saved or pictures), None))
 
 
 async def once(context: Context, command: str, transaction: str | None, run: Callable[[], Awaitable[Data]]) -> Data:

@@ -13,6 +13,7 @@ from bridge.errors import BadPayload, BridgeError, NotAllowed, QueueFull
 from bridge.http import bodies
 from bridge.http.answers import RETRY_AFTER, STATUS, answer
 from bridge.http.context import Context, note_jobs
+from bridge.http.jobs import picture_of
 from bridge.http.prompting import Asked, Writing
 from bridge.http.schemas import Schema
 from bridge.library import Workflow
@@ -158,9 +159,7 @@ def _picture(job: Mapping[str, Any], wanted: int | None) -> Response:
     if job["status"] != "completed":
         reason = job["error"]["message"] if job["error"] else job["status"]
         return _said(f"generation failed - {reason}", 500, prompt_id=job["id"])
-    pictures = [one for one in job["outputs"] if str(one["content_type"]).startswith("image/")]
-    saved = [one for one in pictures if one["type"] != "temp"] or pictures
-    chosen = next((one for one in pictures if one["n"] == wanted), saved[0] if saved else None)
+    chosen = picture_of(job, wanted)
     if chosen is None:
         return _said("completed but no image found", 500, prompt_id=job["id"])
     return _said(

@@ -33,8 +33,8 @@ _PAUSE = 0.1
 _STREAM = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
-class _InvalidError(Exception):
-    """The body is not as it should be; `answer` says how."""
+class InvalidError(Exception):
+    """A request is not as it should be; `answer` says how."""
 
     def __init__(self, document: Document) -> None:
         super().__init__()
@@ -53,9 +53,9 @@ class Routes:
         try:
             return shapes.Body.model_validate(bodies.parse_json(await request.body())).input
         except ValidationError as error:
-            raise _InvalidError(shapes.complaints(error)) from None
+            raise InvalidError(shapes.complaints(error)) from None
         except BadPayload as error:
-            raise _InvalidError({"detail": [_complaint("json_invalid", ["body"], error.message)]}) from None
+            raise InvalidError({"detail": [_complaint("json_invalid", ["body"], error.message)]}) from None
 
     async def _accept(self, request: Request, wanted: Input) -> Asked:
         asked = await self._wrapper.accept(wanted, base64=_wishes(request).base64)
@@ -226,7 +226,7 @@ def _timeout(request: Request) -> float:
     except ValueError:
         seconds = math.nan
     if not seconds >= 0:
-        raise _InvalidError({"detail": [_complaint("float_parsing", ["query", "timeout"], "must be seconds, from 0")]})
+        raise InvalidError({"detail": [_complaint("float_parsing", ["query", "timeout"], "must be seconds, from 0")]})
     return min(seconds, FOREVER)
 
 
@@ -257,26 +257,17 @@ def router(context: Context) -> APIRouter:
     @routes.post("/generate", status_code=202, responses=ends, openapi_extra=schema)
     async def generate(request: Request) -> Response:
         """Run a graph, or a workflow with modifications; the Result is at `/result/{request_id}`."""
-        try:
-            return await here.generate(request)
-        except _InvalidError as error:
-            return error.answer
+        return await here.generate(request)
 
     @routes.post("/generate/sync", responses=ends, openapi_extra={**schema, "parameters": waits})
     async def sync(request: Request) -> Response:
         """Run it and wait for the Result. `?timeout=` seconds: 202 with the Result as it stands when they are over."""
-        try:
-            return await here.sync(request)
-        except _InvalidError as error:
-            return error.answer
+        return await here.sync(request)
 
     @routes.post("/generate/stream", responses=ends, openapi_extra=schema)
     async def stream(request: Request) -> Response:
         """Run it and follow it by server-sent events, `data:` alone; the last has the Result."""
-        try:
-            return await here.stream(request)
-        except _InvalidError as error:
-            return error.answer
+        return await here.stream(request)
 
     @routes.get("/result/{request_id:path}", responses=unknown)
     async def result(request: Request, request_id: str) -> Response:
