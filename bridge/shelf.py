@@ -32,6 +32,7 @@ class Shelf:
         self._chains = ChainLibrary(settings.workflows.chains)
         self._reading = asyncio.Lock()
         self._wanted: str | None = None
+        self._learned = 0
 
     @property
     def workflows(self) -> Mapping[str, Workflow]:
@@ -82,6 +83,7 @@ class Shelf:
     def learn(self, object_info: Mapping[str, Any]) -> None:
         """Take types, limits and choices from a backend's `/object_info`."""
         self._library.learn(object_info)
+        self._learned += 1
         self._build()
         self._hub.publish(events.WorkflowsChanged())
 
@@ -118,13 +120,14 @@ class Shelf:
 
     async def refresh(self) -> None:
         """Take up what changed in the folders, and log it; nothing when nothing did."""
-        before, problems = self.workflows, set(self._said())
+        before, problems, learned = self.workflows, set(self._said()), self._learned
         await self._read()
         now = self.workflows
         for path, message in self._said():
             if (path, message) not in problems:
                 logger.warning("the workflow %s", _sentence(path, message))
-        for name in sorted(before.keys() | now.keys()):
+        # What a backend has told meanwhile changes workflows too, but not their files.
+        for name in sorted(before.keys() | now.keys()) if learned == self._learned else ():
             if before.get(name) != now.get(name):
                 what = "is new" if name not in before else "is gone" if name not in now else "has changed"
                 logger.info("the workflow %s %s", name, what)

@@ -18,7 +18,8 @@ from bridge.cli.arguments import Options
 from bridge.settings import LogSettings, Settings, load
 
 INTERRUPTED = 130
-_CHATTY = ("aiohttp", "asyncio", "httpcore", "httpx", "websockets")
+_QUIET = {"httpcore": logging.WARNING, "httpx": logging.WARNING, "stamina": logging.ERROR}
+"""The first two show addresses, which may hold a key; the third says neither what is tried again nor why."""
 
 
 def settings_of(options: Options, *, config: Path | None = None) -> Settings:
@@ -30,17 +31,15 @@ def settings_of(options: Options, *, config: Path | None = None) -> Settings:
 
 
 def set_up_log(settings: LogSettings) -> None:
-    """Log to standard error as the settings say."""
+    """Log to standard error: of the bridge what the settings say, of the libraries what they warn of."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Json() if settings.format == "json" else _Text())
     level = settings.level.upper()
-    logging.basicConfig(handlers=[handler], level=level, force=True)
+    others = logging.INFO if settings.level == "debug" else max(logging.WARNING, logging.getLevelName(level))
+    logging.basicConfig(handlers=[handler], level=others, force=True)
     logging.getLogger("bridge").setLevel(level)
-    for name in _CHATTY:
-        quiet = logging.INFO if settings.level == "debug" else logging.WARNING
-        logging.getLogger(name).setLevel(max(quiet, logging.getLevelName(level)))
-    # It says neither what is tried again nor why; who gives up says both.
-    logging.getLogger("stamina").setLevel(logging.ERROR)
+    for name, least in _QUIET.items():
+        logging.getLogger(name).setLevel(max(least, others))
 
 
 def set_up_client_log(options: Options, settings: LogSettings) -> None:

@@ -833,3 +833,25 @@ async def test_which_workflows_a_prompt_is_for_and_how_they_want_it(folder: Path
             "phrases": (True, False),
             "sentences": (True, True),
         }
+
+
+async def test_what_comfyui_tells_is_no_change_of_a_file(
+    bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf = bench.core._shelf
+    load = shelf._library.load
+    limits = {"KSampler": {"input": {"required": {"steps": ["INT", {"default": 20, "min": 1, "max": 77}]}}}}
+
+    def slow() -> Any:
+        shelf.learn(limits)
+        return load()
+
+    monkeypatch.setattr(shelf._library, "load", slow)
+    with caplog.at_level("INFO"):
+        await bench.core.refresh()
+        assert not caplog.records
+        monkeypatch.undo()
+        (folder / "workflows" / "new.json").write_text(json.dumps(txt2img()), encoding="utf-8")
+        await bench.core.refresh()
+    assert caplog.messages == ["the workflow new is new"]
+    assert next(one for one in bench.core.workflow("fox").parameters if one.name == "steps").max == 77
