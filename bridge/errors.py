@@ -43,6 +43,7 @@ BridgeError
  +- Internal                 `internal`           a defect of the bridge
  +- SettingsError            `settings`           fatal at the start
  +- StoreError               `store`              fatal at the start
+     +- StoreInUse           `store`              by another bridge
 """
 
 from __future__ import annotations
@@ -345,3 +346,7 @@ class StoreError(BridgeError):
     """The store cannot be opened; the daemon does not start."""
 
     code = "store"
+
+
+class StoreInUse(StoreError):
+    """Another bridge runs on the store."""

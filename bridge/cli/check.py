@@ -16,7 +16,7 @@ from bridge.cli.terminal import printable, say
 from bridge.cli.workflows import problem_of, read
 from bridge.comfyui.client import ComfyClient, TimeLimits
 from bridge.comfyui.socket import ComfySocket
-from bridge.errors import BridgeError, SettingsError
+from bridge.errors import BridgeError, SettingsError, StoreInUse
 from bridge.jobs.store import Store
 from bridge.mqtt.brokers import BrokerOptions, launch
 from bridge.mqtt.link import Link
@@ -338,6 +338,8 @@ async def _check_store(settings: Settings, report: Report) -> None:
         try:
             async with Store(url, keep=settings.store.keep):
                 report.add("ok", "store", str(path))
+        except StoreInUse:
+            report.add("ok", "store", f"{path} (a bridge runs on it)")
         except BridgeError as error:
             report.add("FAIL", "store", error.message)
 

@@ -17,9 +17,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
-from bridge.errors import StoreError
+from bridge.errors import StoreError, StoreInUse
+from bridge.locks import take_lock
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +39,10 @@ class _Operation:
 
 
 class Database:
-    """A SQLite file. `async with Database(path, schema) as database: await database.run(function)`.
+    """A SQLite file, of this process alone. `async with Database(path, schema) as database: await database.run(f)`.
 
-    Raises StoreError on entering if the file cannot be opened, or holds something else.
+    Raises StoreError on entering if the file cannot be opened, or holds something else, and StoreInUse if another
+    process has it: two bridges on one store would run each other's jobs.
     """
 
     def __init__(self, path: str, schema: str, *, version: int) -> None:
@@ -51,6 +53,7 @@ class Database:
         self._thread: threading.Thread | None = None
         self._level = ""
         """What `synchronous` is set to."""
+        self._lock: IO[bytes] | None = None
 
     async def __aenter__(self) -> Self:
         connection = await asyncio.to_thread(self._open)
@@ -63,6 +66,7 @@ class Database:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
             self._thread = None
+        self._give_up()
 
     async def run(self, function: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
         """Run `function` inside a transaction and return its result once that is committed.
@@ -87,23 +91,44 @@ class Database:
     def _open(self) -> sqlite3.Connection:
         try:
             if self._path != ":memory:":
-                Path(self._path).parent.mkdir(parents=True, exist_ok=True)
-                # For its owner alone, whatever the umask; SQLite gives the same rights to the files beside it.
-                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
-            try:
-                self._check(connection)
-                self._make_private()
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA journal_size_limit=16000000")
-                connection.execute("PRAGMA secure_delete=FAST")  # what was a secret is zeros once it is deleted
-                # One transaction: a crash in between must not leave tables without a version.
-                connection.executescript(f"BEGIN;{self._schema};PRAGMA user_version={self._version};COMMIT;")
-            except BaseException:
-                connection.close()
-                raise
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"the store {self._path} cannot be opened: {error}; see store.url") from error
+                self._claim()
+            return self._connect()
+        except BaseException as error:
+            self._give_up()
+            if isinstance(error, sqlite3.Error | OSError):
+                words = f"the store {self._path} cannot be opened: {error}; see store.url"
+                raise StoreError(words) from error
+            raise
+
+    def _claim(self) -> None:
+        """See to it that the file is there, for its owner alone, and this process the only one that has it."""
+        Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+        # Whatever the umask; SQLite gives the same rights to the files beside it.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._lock = take_lock(Path(f"{self._path}.lock"))
+        if self._lock is None:
+            raise StoreInUse(
+                f"another bridge runs on the store {self._path}: end that one, or give this one its own store.url"
+            )
+
+    def _give_up(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        try:
+            self._check(connection)
+            self._make_private()
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA journal_size_limit=16000000")
+            connection.execute("PRAGMA secure_delete=FAST")  # what was a secret is zeros once it is deleted
+            # One transaction: a crash in between must not leave tables without a version.
+            connection.executescript(f"BEGIN;{self._schema};PRAGMA user_version={self._version};COMMIT;")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _check(self, connection: sqlite3.Connection) -> None:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO, NoReturn, Self
 
 from bridge.errors import SettingsError
+from bridge.locks import take_lock
 from bridge.mqtt.brokers import BrokerOptions, Launch, find_nats_server, launch
 
 __all__ = ["BrokerOptions", "EmbeddedBroker", "find_nats_server"]
@@ -103,7 +104,7 @@ class EmbeddedBroker:
         self._launch = launch(options)
         try:
             options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = _take_lock(options.data / "broker.lock")
+            self._lock = take_lock(options.data / "broker.lock")
             if self._lock is None:
                 raise SettingsError(
                     f"another bridge runs the embedded broker in {options.data}; give this one a folder of its own"
@@ -212,30 +213,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         logger.warning("the embedded broker does not stop; it is killed")
         process.kill()
         process.wait()
-
-
-def _take_lock(path: Path) -> IO[bytes] | None:
-    """Hold a lock that the system releases when this process ends, however it ends; None if another holds it."""
-    file = path.open("a+b")
-    try:
-        _lock_file(file)
-    except OSError:
-        file.close()
-        return None
-    return file
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock_file(file: IO[bytes]) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock_file(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _end_left_broker(record: Path) -> None:

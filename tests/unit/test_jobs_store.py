@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bridge.errors import FileMissing, SettingsError, StoreError
+from bridge.errors import FileMissing, SettingsError, StoreError, StoreInUse
 from bridge.jobs.database import Database
 from bridge.jobs.model import ImageValue, Job, Output, Payload, Status
 from bridge.jobs.store import TRANSACTION_AGE, Store
@@ -448,3 +448,12 @@ async def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path, clock: Cloc
         assert found[: last + 1] == [f"j{n}" for n in range(last + 1)]
         assert len(found) in {last + 1, last + 2}
         assert await opened.fact("n") in {last, last + 1}
+
+
+async def test_a_store_is_of_one_bridge_at_a_time(url: str, clock: Clock) -> None:
+    async with store(url, clock):
+        with pytest.raises(StoreInUse, match=r"another bridge runs on the store .*store\.url"):
+            async with store(url, clock):
+                pass
+    async with store(url, clock):
+        pass
