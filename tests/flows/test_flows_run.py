@@ -292,13 +292,40 @@ async def test_sensor_to_art(stage: Stage, tmp_path: Path) -> None:
         await here.sidebar.state("sensor-follow", "drawn for 3.5")
         await here.eye.client.publish("house/garden/air", "30")
         await here.sidebar.state("sensor-read", "30")
+        await here.sidebar.until(
+            lambda: any(str(one.value).startswith("30 waits: ") for one in here.sidebar.states), "a reading that waits"
+        )
         await here.eye.client.publish("house/garden/air", "warm")
         await here.sidebar.state("sensor-read", "no number")
 
         here.bridge.stop()
         await here.eye.client.publish("house/garden/air", "12")
-        await here.sidebar.state("sensor-gate", "the bridge is away")
+        await here.sidebar.state("sensor-gate", "12 waits: the bridge is away")
         assert len(here.eye.of("queue")) == 1
+        assert here.sidebar.of("sensor-error") == []
+
+
+async def test_the_newest_reading_is_drawn_as_soon_as_possible(stage: Stage, tmp_path: Path) -> None:
+    nodes = flow("03-sensor-to-art")
+    for setting in next(one for one in nodes if one["type"] == "tab")["env"]:
+        if setting["name"] == "EVERY":
+            setting |= {"type": "str", "value": "0.5"}
+    async with scene(stage, stage.plan(tmp_path), nodes) as here:
+        await here.sidebar.connected("sensor-reading", "sensor-state", "sensor-result")
+        await here.eye.client.publish("house/garden/air", "20")
+        await here.sidebar.state("sensor-gate", "asked for 20")
+        for reading in ("25", "30"):  # while the first is still in the making, or too soon after it
+            await here.eye.client.publish("house/garden/air", reading)
+        await here.sidebar.state("sensor-follow", "drawn for 30")
+
+        here.bridge.stop()
+        for reading in ("3", "12"):
+            await here.eye.client.publish("house/garden/air", reading)
+            await here.sidebar.state("sensor-gate", f"{reading} waits: the bridge is away")
+        await here.bridge.up(here.eye)
+        await here.sidebar.state("sensor-follow", "drawn for 12")
+        moods = [one.json["values"]["prompt"].split(", ")[1] for one in here.eye.of("queue")]
+        assert moods == ["mild and clear", "glaring heat", "cool wind"]
         assert here.sidebar.of("sensor-error") == []
 
 
