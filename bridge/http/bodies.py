@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import codecs
-import json
 import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-import msgpack
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from bridge.errors import BadPayload, BadValue
+from bridge.incoming import is_msgpack, read_json, read_msgpack
 
 LONGEST_WAIT = 3600.0
 IMAGE_WAIT = 300.0
@@ -90,29 +88,10 @@ async def document(request: Request) -> dict[str, Any]:
     data = await request.body()
     if not data.strip():
         return {}
-    value = _unpacked(data) if _type(request) in {"application/msgpack", "application/x-msgpack"} else parse_json(data)
+    read = read_msgpack if is_msgpack(request.headers.get("content-type")) else read_json
+    value = read(data, where="the body")
     if not isinstance(value, dict):
         raise BadPayload("the body must be a JSON object")
-    return value
-
-
-def parse_json(data: bytes | str, *, where: str = "the body") -> Any:
-    """Parse JSON; an error says `where` it was. Raises BadPayload."""
-    try:
-        text = data.removeprefix(codecs.BOM_UTF8).decode() if isinstance(data, bytes) else data
-        value = json.loads(text)
-        if "\\ud" in text.lower():  # half of a surrogate pair is no text that could be stored or sent
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise BadPayload(f"{where} has a text that ends within a character (half a surrogate pair)") from None
-    except UnicodeDecodeError:
-        raise BadPayload(f"{where} is not text in UTF-8") from None
-    except RecursionError:
-        raise BadPayload(f"{where} is nested too deep") from None
-    except json.JSONDecodeError as error:
-        raise BadPayload(f"{where} is not JSON: {error}") from None
-    except ValueError:
-        raise BadPayload(f"{where} has a number of too many digits") from None
     return value
 
 
@@ -139,7 +118,7 @@ async def form(request: Request, *, fields: Collection[str], max_bytes: int) -> 
                     # The parser reads what is no UTF-8 as Latin-1.
                     raise BadPayload(f"{name} is not text in UTF-8")
                 elif name == "values":
-                    made[name] = parse_json(part or "{}", where=name)
+                    made[name] = read_json(part or "{}", where=name)
                 elif name in fields:
                     made[name] = part
                 else:
@@ -154,10 +133,3 @@ async def form(request: Request, *, fields: Collection[str], max_bytes: int) -> 
 
 def _type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _unpacked(data: bytes) -> Any:
-    try:
-        return msgpack.unpackb(data, strict_map_key=True)
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
-        raise BadPayload(f"the body is not msgpack: {str(error) or type(error).__name__}") from None

@@ -22,6 +22,7 @@ from bridge.http.jobs import once, transaction_of
 from bridge.http.schemas import ERRORS, EVENT_STREAM, IDEA, body_of
 from bridge.http.texts import Reader
 from bridge.ideas import Outcome
+from bridge.incoming import read_json
 
 _COMMAND = "api/prompting/generate"
 _FIELDS = frozenset({"idea", "style", "profile", "images", "then", "image_description", "transaction"})
@@ -154,7 +155,7 @@ async def _read(request: Request, *, max_bytes: int) -> Asked:
         raise BadPayload(f"{', '.join(values)}: the form may have {', '.join(sorted(_FIELDS))} and image")
     for name in ("then", "image_description"):
         if name in document:
-            document[name] = bodies.parse_json(document[name])
+            document[name] = read_json(document[name], where=name)
     if isinstance(image, str):
         raise BadValue("image must be a file; an address belongs into images")
     return Asked(requests.parse(requests.WritePrompt, document), image, transaction)

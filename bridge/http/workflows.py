@@ -14,6 +14,7 @@ from bridge.http.answers import answer
 from bridge.http.context import Context
 from bridge.http.jobs import Answers, once, transaction_of
 from bridge.http.schemas import ERRORS, JOB_ANSWER, RUN, VALUES
+from bridge.incoming import read_json
 from bridge.library import Workflow
 from bridge.workflow.kinds import MEDIA_TYPES
 from bridge.workflow.values import named_parameter
@@ -37,7 +38,7 @@ def router(context: Context) -> APIRouter:
             except ValueError:
                 raise BadPayload(f"{name}: must be a whole number") from None
         if isinstance(document.get("grid"), str):
-            document["grid"] = bodies.parse_json(document["grid"], where="grid")
+            document["grid"] = read_json(document["grid"], where="grid")
         return document
 
     def shown(name: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from starlette.responses import Response, StreamingResponse
 
 from bridge.errors import BadPayload, QueueFull, UnknownPrompt
-from bridge.http import bodies
 from bridge.http import wrapper_shapes as shapes
 from bridge.http.answers import RETRY_AFTER, answer
 from bridge.http.context import Context, note_jobs
@@ -23,6 +22,7 @@ from bridge.http.schemas import Schema
 from bridge.http.wrapper_asked import Asked
 from bridge.http.wrapper_requests import FOREVER, Wishes
 from bridge.http.wrapper_shapes import Document, Input
+from bridge.incoming import read_json
 from bridge.jobs.model import iso
 
 _ON = frozenset({"1", "true", "yes", "on"})
@@ -51,7 +51,7 @@ class Routes:
 
     async def _read(self, request: Request) -> Input:
         try:
-            return shapes.Body.model_validate(bodies.parse_json(await request.body())).input
+            return shapes.Body.model_validate(read_json(await request.body(), where="the body")).input
         except ValidationError as error:
             raise InvalidError(shapes.complaints(error)) from None
         except BadPayload as error:

@@ -9,6 +9,7 @@ from typing import Any
 from bridge import requests
 from bridge.core import Core
 from bridge.errors import BadPayload, BridgeError, Internal, RetainedCommand, UnknownCommand, Unsupported
+from bridge.incoming import is_msgpack
 from bridge.mqtt import payloads
 from bridge.mqtt.message import Message
 from bridge.mqtt.outbox import Policy
@@ -194,7 +195,7 @@ class Commands:
         document = dict(reply)
         if transaction is not None:
             document["transaction"] = transaction
-        as_msgpack = payloads.is_msgpack(message.content_type)
+        as_msgpack = is_msgpack(message.content_type)
         payload = payloads.dump(document, as_msgpack=as_msgpack)
         content_type = payloads.MSGPACK if as_msgpack else payloads.JSON
         topics = [self._topics.response(command.name)]

@@ -15,6 +15,7 @@ from bridge import errors
 from bridge.errors import BadPayload, BadValue, BridgeError
 from bridge.http import bodies, ranges
 from bridge.http.answers import STATUS, failure, refusal
+from bridge.incoming import read_json
 
 
 def kinds(of: type[BridgeError]) -> Iterator[type[BridgeError]]:
@@ -81,7 +82,7 @@ def test_options_come_from_the_address_or_the_body() -> None:
 @given(st.binary(max_size=200))
 def test_any_body_is_json_or_refused(data: bytes) -> None:
     try:
-        value = bodies.parse_json(data)
+        value = read_json(data, where="the body")
     except BadPayload:
         return
     json.dumps(value)
@@ -124,3 +125,8 @@ def test_a_tag_tells_what_is_known() -> None:
     assert ranges.unchanged(request(if_none_match=f'"x", W/{tag}'), "a", 0)
     assert not ranges.unchanged(request(if_none_match=tag), "a", 1)
     assert not ranges.unchanged(request(), "a", 0)
+
+
+def test_a_key_that_stands_twice_is_refused_as_on_mqtt() -> None:
+    with pytest.raises(BadPayload, match="the body has 'seed' more than once"):
+        read_json(b'{"seed": 1, "seed": 2}', where="the body")
