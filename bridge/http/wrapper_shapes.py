@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from bridge.errors import BadValue, BridgeError, UnknownParameter, UnknownWorkflow
-from bridge.workflow.graph import Graph, Target, is_link, read_graph
+from bridge.errors import BridgeError, UnknownParameter, UnknownWorkflow
+from bridge.workflow.graph import Graph, Target, is_json, is_link, read_graph
 from bridge.workflow.kinds import MEDIA_TYPES
 from bridge.workflow.nodes import TEXT_INPUTS
 from bridge.workflow.values import named_parameter
@@ -45,6 +45,23 @@ _NAMES: Mapping[str, str] = {
 """The wrapper's names for what modifiers set, by ours; the others are the same."""
 
 
+def _plain_json(given: dict[str, Any]) -> dict[str, Any]:
+    wrong = is_json(given)
+    if wrong:
+        raise ValueError(wrong)
+    return given
+
+
+def _graph(given: dict[str, Any]) -> Graph:
+    try:
+        return read_graph(given, where="workflow_json") if given else {}
+    except BridgeError as error:
+        raise ValueError(error.message) from None
+
+
+PlainJson = Annotated[dict[str, Any], AfterValidator(_plain_json)]
+
+
 class Bucket(BaseModel):
     """Where outputs of one request go, besides ours."""
 
@@ -70,7 +87,7 @@ class Hook(BaseModel):
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
     url: Annotated[str, Field(pattern=rf"^({_HTTP}.*)?$", max_length=4_000)] = ""
-    extra_params: dict[str, Any] = {}
+    extra_params: PlainJson = {}
     timeout: float = Field(30, gt=0, le=300)
     secret: SecretStr = SecretStr("")
 
@@ -78,13 +95,6 @@ class Hook(BaseModel):
 def revealed(model: BaseModel) -> Document:
     """Return the fields of a model as JSON has them, its secrets too."""
     return {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in model}
-
-
-def _graph(given: dict[str, Any]) -> Graph:
-    try:
-        return read_graph(given, where="workflow_json") if given else {}
-    except BridgeError as error:
-        raise ValueError(error.message) from None
 
 
 class Input(BaseModel):
@@ -95,7 +105,7 @@ class Input(BaseModel):
     request_id: str = Field("", max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
     workflow_json: Annotated[dict[str, Any], AfterValidator(_graph)] = {}
     modifier: str = ""
-    modifications: dict[str, Any] = {}
+    modifications: PlainJson = {}
     s3: Bucket | None = None
     webhook: Hook | None = None
     return_outputs_as_base64: bool = False
@@ -129,17 +139,12 @@ def complaints(error: ValidationError) -> Document:
 # On the way in
 
 
-def draw(value: Any, rng: random.Random, *, depth: int = 64) -> Any:
-    """Return JSON with each `__RANDOM_INT__` drawn on its own: a whole text becomes a number.
-
-    Raises BadValue for what is nested deeper than `depth`.
-    """
-    if depth == 0:
-        raise BadValue("a value is nested too deep")
+def draw(value: Any, rng: random.Random) -> Any:
+    """Return JSON with each `__RANDOM_INT__` drawn on its own: a whole text becomes a number."""
     if isinstance(value, dict):
-        return {key: draw(one, rng, depth=depth - 1) for key, one in value.items()}
+        return {key: draw(one, rng) for key, one in value.items()}
     if isinstance(value, list):
-        return [draw(one, rng, depth=depth - 1) for one in value]
+        return [draw(one, rng) for one in value]
     if value == RANDOM_INT:
         return rng.randrange(_RANDOM_LIMIT)
     if isinstance(value, str) and RANDOM_INT in value:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bridge.errors import BadValue, UnknownWorkflow
+from bridge.errors import UnknownWorkflow
 from bridge.http import wrapper_shapes as shapes
 from bridge.workflow.graph import Target
 from tests.support.graphs import node, plain
@@ -41,14 +41,6 @@ def test_a_whole_text_becomes_a_number() -> None:
     one, two = shapes.draw([shapes.RANDOM_INT, shapes.RANDOM_INT], random.Random(1))
     assert one != two
     assert all(isinstance(number, int) and 0 <= number < LIMIT for number in (one, two))
-
-
-def test_what_is_nested_too_deep_is_refused() -> None:
-    value: Any = "x"
-    for _ in range(5_000):
-        value = [value]
-    with pytest.raises(BadValue, match="nested"):
-        shapes.draw(value, random.Random(1))
 
 
 def test_links_are_never_drawn() -> None:
