@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from bridge.errors import BackendOffline, BadValue, BridgeError, NotAllowed
 from bridge.media.guard import Guard
 
 _LATER = frozenset({408, 425, 429})
+_CODE = re.compile(rb"<Code>([A-Za-z]{1,60})</Code>")
+"""Why S3 did not take something, such as NoSuchBucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,13 @@ async def send(
     and NotAllowed where it does not.
     """
     try:
-        status = await guard.send(method, address, data, headers=headers, time_limit=time_limit)
+        status, begins = await guard.send(method, address, data, headers=headers, time_limit=time_limit)
     except (BadValue, NotAllowed):
         raise
     except BridgeError as error:
         raise BackendOffline(error.message) from None
-    if status >= 500 or status in _LATER:
-        raise BackendOffline(f"the address answered {status}")
-    if not 200 <= status < 300:
-        raise BadValue(f"the address answered {status}")
+    if 200 <= status < 300:
+        return
+    code = _CODE.search(begins)
+    words = f"the address answered {status}" + (f" {code[1].decode()}" if code else "")
+    raise BackendOffline(words) if status >= 500 or status in _LATER else BadValue(words)

@@ -24,6 +24,7 @@ from bridge.errors import BadValue, FileMissing, NotAllowed, TimedOut, TooLarge
 
 _REDIRECTS = 5
 _CHUNK = 65536
+_BEGINNING = 2048
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _PUBLIC = ipaddress.IPv6Network("2000::/3")
 """All that is given out of IPv6: what lies beside it leads into some network of ours, if anywhere."""
@@ -59,8 +60,8 @@ class Guard:
 
     async def send(
         self, method: str, address: str, data: bytes, *, headers: Mapping[str, str], time_limit: float
-    ) -> int:
-        """Send bytes to an address and return the status of the answer. A redirect is an answer and not followed.
+    ) -> tuple[int, bytes]:
+        """Send bytes to an address; return the answer's status and how it begins. A redirect is not followed.
 
         An error names the address without its path. Raises BadValue, NotAllowed, TimedOut (after `time_limit`
         seconds), and FileMissing if nobody is there.
@@ -70,7 +71,7 @@ class Guard:
                 url = _parsed(address)
                 self._check_literal(url)
                 async with session.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
-                    return response.status
+                    return response.status, await response.content.read(_BEGINNING)
 
     def _session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(resolver=_CheckedResolver(self), use_dns_cache=False)
