@@ -21,7 +21,7 @@ _STRINGS = (
 _PROMPTS = ("prompt", "text", "text_positive", "positive_prompt", "positive", "user_prompt", "string", "value")
 _NEGATIVES = ("negative_prompt", "text_negative", "negative")
 _SIDES = ("positive", "negative")
-_A_TEXT = re.compile(r"(^|_)(prompt|text)s?$", re.IGNORECASE)
+_A_TEXT = re.compile(r"(^|_)(prompt|text)s?(_(start|additional|end|\d+))?$", re.IGNORECASE)
 # What switches, joins and shows of texts call their inputs.
 _HANDS_ON = re.compile(r"text|string|prompt|value|^any|^input|^on_|^(true|false|if)|^source$", re.IGNORECASE)
 _CONDITIONING = re.compile(r"(^|_)cond", re.IGNORECASE)  # and no start_second
@@ -89,9 +89,10 @@ class Texts:
 
     def _encoder(self, node_id: str, side: str) -> list[Target]:
         inputs = self._inputs(node_id)
-        names = [name for name in _ENCODER_TEXTS if name in inputs]
-        if not any(isinstance(inputs[name], str) or is_link(inputs[name]) for name in names):
+        names = [name for name in _ENCODER_TEXTS if isinstance(inputs.get(name), str) or is_link(inputs.get(name))]
+        if not names:
             names = [name for name in inputs if _A_TEXT.search(name) and not _is_of(_other(side), name)]
+            names = [name for name in names if inputs[name] != ""] or names[:1]
         found: list[Target] = []
         for name in names:
             if isinstance(inputs[name], str):

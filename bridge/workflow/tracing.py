@@ -32,6 +32,7 @@ _SIZES = {
 _ALIASES = {"noise_seed": _SEEDS, "seed": _SEEDS, "sampler_name": ("sampler_name", "sampler")} | {
     "steps": ("steps", "steps_total")
 }
+_MODELS = ("ckpt_name", "base_ckpt_name", "unet_name", "refiner_ckpt_name")
 _MODEL_LOADER = re.compile(
     r"^(?!.*(VAE|Clip|Text|Lora|Upscal|Control|Audio)).*(Video|DiT|Diffusion)\w*Loader", re.IGNORECASE
 )
@@ -128,7 +129,7 @@ class Tracer:
     def checkpoints(self) -> list[Target]:
         """The files of the models that sample."""
         loaders = [node_id for node_id in self._order if _MODEL_LOADER.search(self._class(node_id))]
-        found = self._literals(self._order, ("ckpt_name", "unet_name"), (str,))
+        found = [target for target in self._literals(self._order, _MODELS, (str,)) if self.value(target) != "None"]
         others = self._literals(loaders, ("model", "model_name", "model_path"), (str,))
         return [*found, *(target for target in others if target not in found)]
 

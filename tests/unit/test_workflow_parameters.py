@@ -569,6 +569,29 @@ def test_an_encoder_of_an_unknown_make_gives_its_prompt() -> None:
     assert table(derive(graph))["prompt"] == ["6.global_prompt"]
 
 
+def test_a_prompt_in_pieces_and_models_in_one_loader() -> None:
+    graph = graph_of(
+        n1=node(
+            "Eff. Loader SDXL",
+            base_ckpt_name="base.safetensors",
+            refiner_ckpt_name="None",
+            positive=["2", 0],
+            negative=["2", 1],
+            empty_latent_width=1024,
+            empty_latent_height=768,
+        ),
+        n2=node("PortraitMaster", prompt_start=["6", 0], prompt_additional="", prompt_end="", negative_prompt=["7", 0]),
+        n3=node("KSampler SDXL (Eff.)", noise_seed=1, steps=20, sdxl_tuple=["1", 0], latent_image=["1", 1]),
+        n6=node("CR Prompt Text", prompt="a fox"),
+        n7=node("CR Prompt Text", prompt="blurry"),
+        n9=SAVE,
+    )
+    found = table(derive(graph))
+    assert (found["prompt"], found["negative"]) == (["6.prompt"], ["7.prompt"])
+    assert (found["checkpoint"], found["height"]) == (["1.base_ckpt_name"], ["1.empty_latent_height"])
+    assert not {"prompt_2", "checkpoint_2"} & found.keys()
+
+
 def test_without_a_sampler_no_formula_no_prefix_and_nothing_shown_is_a_prompt() -> None:
     graph = graph_of(
         n1=node("LoadImage", image="a.png"),
