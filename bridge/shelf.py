@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bridge import events
-from bridge.chain_library import ChainLibrary, as_workflow
-from bridge.errors import UnknownWorkflow
-from bridge.jobs.chains import read_chain
+from bridge.folders import Folders
 from bridge.jobs.store import Store
 from bridge.library import Library, Problem
 from bridge.settings import Settings
@@ -28,53 +26,38 @@ class Shelf:
         self._settings = settings
         self._store = store
         self._hub = hub
-        self._library = library
-        self._chains = ChainLibrary(settings.workflows.chains)
+        self._folders = Folders(settings, library)
         self._reading = asyncio.Lock()
-        self._wanted: str | None = None
         self._learned = 0
 
     @property
     def workflows(self) -> Mapping[str, Workflow]:
         """All of them, by name."""
-        return {**self._library.workflows, **self._chains.workflows}
+        return self._folders.workflows
 
     @property
     def problems(self) -> tuple[Problem, ...]:
         """The files that cannot be used."""
-        return (*self._library.problems, *self._chains.problems)
+        return self._folders.problems
 
     @property
     def loaded(self) -> str | None:
         """The loaded workflow: the wanted one, or the first by name while that is not there."""
-        if self._wanted in self._library.workflows or self._wanted in self._chains.workflows:
-            return self._wanted
-        first = self._library.default()
-        return None if first is None else first.name
+        return self._folders.loaded
 
     def get(self, name: str | None) -> Workflow:
         """Return a workflow, or the loaded one. Raises UnknownWorkflow, or what keeps its file from being used."""
-        name = name or self.loaded
-        if name is None:
-            raise UnknownWorkflow(f"no workflow is loaded: {self._library.directory} holds none")
-        chain = self._chains.workflows.get(name)
-        if chain is not None:
-            return chain
-        for problem in self._chains.problems:
-            if problem.workflow == name and name not in self._library.workflows:
-                raise problem.error
-        return self._library.get(name)
+        return self._folders.get(name)
 
     def chain(self, steps: list[Any]) -> Workflow:
         """Return a chain that a command brings along. Raises BadValue, UnknownWorkflow naming the step."""
-        where = "the payload"
-        return as_workflow("", where, read_chain({"steps": steps}, where=where), self._library.get)
+        return self._folders.chain(steps)
 
     async def load(self, name: str) -> Workflow:
         """Make a workflow the loaded one: at once, and written when this returns."""
-        workflow, before = self.get(name), self._wanted
-        self._wanted = workflow.name
-        self._build()
+        workflow, before = self.get(name), self._folders.wanted
+        self._folders.wanted = workflow.name
+        self._folders.build()
         if workflow.name != before:
             self._hub.publish(events.WorkflowsChanged())
             await self._store.set_fact(_LOADED, workflow.name)
@@ -82,9 +65,8 @@ class Shelf:
 
     def learn(self, object_info: Mapping[str, Any]) -> None:
         """Take types, limits and choices from a backend's `/object_info`."""
-        self._library.learn(object_info)
+        self._folders.learn(object_info)
         self._learned += 1
-        self._build()
         self._hub.publish(events.WorkflowsChanged())
 
     def document(self) -> dict[str, Any]:
@@ -101,7 +83,7 @@ class Shelf:
 
     async def start(self) -> None:
         """Read the files, and which workflow was loaded last."""
-        self._wanted = self._settings.workflows.loaded or await self._store.fact(_LOADED)
+        self._folders.wanted = self._settings.workflows.loaded or await self._store.fact(_LOADED)
         await self._read_aloud()
         if not self.workflows:
             logger.warning("there are no workflows in %s", self._settings.workflows.dir)
@@ -115,8 +97,9 @@ class Shelf:
         await self._read()
         for path, message in self._said():
             logger.warning("the workflow %s", _sentence(path, message))
-        if self._wanted is not None and self._wanted != self.loaded:
-            logger.warning("the workflow %s, which was to be loaded, is not there", self._wanted)
+        wanted = self._folders.wanted
+        if wanted is not None and wanted != self.loaded:
+            logger.warning("the workflow %s, which was to be loaded, is not there", wanted)
 
     async def refresh(self) -> None:
         """Take up what changed in the folders, and log it; nothing when nothing did."""
@@ -136,19 +119,8 @@ class Shelf:
 
     async def _read(self) -> None:
         async with self._reading:
-            await asyncio.to_thread(self._library.load)
-            await asyncio.to_thread(self._chains.load)
-        self._build()
-
-    def _build(self) -> None:
-        loaded = self.loaded
-        names = {key for key, value in self._settings.node_mappings.items() if isinstance(value, dict)}
-        if loaded is not None:
-            names.add(loaded)
-        # The plain node_mappings are for the loaded one.
-        mappings = {name: self._settings.mappings_for(name, loaded=name == loaded) for name in names}
-        self._library.remap(mappings)
-        self._chains.build(self._library.get, self._library.workflows)
+            await asyncio.to_thread(self._folders.read)
+        self._folders.build()
 
     def _said(self) -> list[tuple[str, str]]:
         return [(problem.path, problem.error.message) for problem in self.problems]

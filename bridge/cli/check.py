@@ -13,10 +13,11 @@ from typing import Any, Literal
 from bridge.cli import broker, process
 from bridge.cli.arguments import Options
 from bridge.cli.terminal import printable, say
-from bridge.cli.workflows import problem_of, read
+from bridge.cli.workflows import read
 from bridge.comfyui.client import ComfyClient, TimeLimits
 from bridge.comfyui.socket import ComfySocket
 from bridge.errors import BridgeError, SettingsError, StoreInUse
+from bridge.jobs.model import CHAIN
 from bridge.jobs.store import Store
 from bridge.mqtt.brokers import BrokerOptions, launch
 from bridge.mqtt.link import Link
@@ -245,22 +246,23 @@ async def _check_socket(url: str, shown: str, report: Report) -> None:
 
 
 def _check_workflows(settings: Settings, known: list[Mapping[str, Any]], report: Report) -> None:
-    library = read(settings)
+    folders = read(settings)
     for object_info in known[:1]:
-        library.learn(object_info)
-    for problem in library.problems:
-        if problem.path != "." or library.workflows:
+        folders.learn(object_info)
+    for problem in folders.problems:
+        if problem.path != "." or folders.workflows:
             report.add("warn", "workflow", f"{problem.path}: {problem.error.message}")
     servers = [catalogue(object_info) for object_info in known]
-    for workflow in library.workflows.values():
-        # One server that can run it is enough.
-        least = min((lacking(workflow.graph, has) for has in servers), key=len, default=())
+    for workflow in folders.workflows.values():
+        # One server that can run it is enough; the nodes of a chain are workflows.
+        graph = {} if workflow.kind == CHAIN else workflow.graph
+        least = min((lacking(graph, has) for has in servers), key=len, default=())
         if least:
             report.add("warn", "workflow", f"{workflow.name}: ComfyUI lacks {'; '.join(least)}")
         else:
             names = ", ".join(parameter.name for parameter in workflow.parameters) or "no parameters"
             report.add("ok", "workflow", f"{workflow.name}: {names}")
-    if not library.workflows:
+    if not folders.workflows:
         report.add(
             "FAIL",
             "workflow",
@@ -269,10 +271,9 @@ def _check_workflows(settings: Settings, known: list[Mapping[str, Any]], report:
         )
     elif settings.workflows.loaded is not None:
         try:
-            library.get(settings.workflows.loaded)
+            folders.get(settings.workflows.loaded)
         except BridgeError as error:
-            found = problem_of(library, settings.workflows.loaded) or error
-            report.add("FAIL", "workflow", f"workflows.loaded: {found.message}")
+            report.add("FAIL", "workflow", f"workflows.loaded: {error.message}")
 
 
 # Prompts

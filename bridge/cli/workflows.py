@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bridge.chain_library import ChainWorkflow
 from bridge.cli import process
 from bridge.cli.arguments import Options
 from bridge.cli.terminal import columns, complain, printable, say
-from bridge.errors import BridgeError
-from bridge.library import Library, Workflow
+from bridge.folders import Folders
+from bridge.library import Library
 from bridge.settings import Settings
-from bridge.workflow.graph import slug
 from bridge.workflow.parameters import Parameter
+from bridge.workflow.workflow import Workflow
 
 _LONGEST = 60
 
@@ -27,44 +27,31 @@ _LONGEST = 60
 def main(options: Options) -> int:
     """List the workflows, or show one."""
     settings = process.settings_of(options)
-    library = read(settings)
-    return _show(library, options) if options.verb == "show" else _list(library, options, settings)
+    folders = read(settings)
+    return _show(folders, options) if options.verb == "show" else _list(folders, options, settings)
 
 
-def read(settings: Settings) -> Library:
-    """Read the folder as the bridge would, with the names of `node_mappings`."""
-    library = Library(settings.workflows.dir)
-    library.load()
-    loaded = settings.workflows.loaded
-    if loaded is None and library.names():
-        loaded = library.names()[0]
-    mappings = {name: settings.mappings_for(name, loaded=name == loaded) for name in library.names()}
-    library.remap(mappings)
-    return library
+def read(settings: Settings) -> Folders:
+    """Read the folders as the bridge would."""
+    folders = Folders(settings, Library(settings.workflows.dir))
+    folders.read()
+    folders.build()
+    return folders
 
 
-def problem_of(library: Library, name: str) -> BridgeError | None:
-    """Return why the file of a workflow that is not there cannot be used, if there is such a file."""
-    for problem in library.problems:
-        stem = str(PurePosixPath(problem.path).with_suffix(""))
-        if slug(stem.replace("/", "-")) == slug(name.removesuffix(".json").replace("/", "-")):
-            return problem.error
-    return None
-
-
-def _list(library: Library, options: Options, settings: Settings) -> int:
-    problems = [{"path": one.path, "error": one.error.to_json()} for one in library.problems]
+def _list(folders: Folders, options: Options, settings: Settings) -> int:
+    problems = [{"path": one.path, "error": one.error.to_json()} for one in folders.problems]
     if options.json:
-        workflows = [workflow.to_json() for workflow in library.workflows.values()]
+        workflows = [workflow.to_json() for workflow in folders.workflows.values()]
         say(json.dumps({"workflows": workflows, "problems": problems}, ensure_ascii=False, indent=2))
         return 0
     rows = [
         (one.name, one.path, ", ".join(parameter.name for parameter in one.parameters))
-        for one in library.workflows.values()
+        for one in folders.workflows.values()
     ]
     if rows:
         _table(("name", "file", "parameters"), rows)
-    for problem in library.problems:
+    for problem in folders.problems:
         complain(f"{printable(problem.path)}: {printable(problem.error.message)}")
     if not rows:
         complain(f"there are no workflows in {settings.workflows.dir}")
@@ -72,17 +59,16 @@ def _list(library: Library, options: Options, settings: Settings) -> int:
     return 0
 
 
-def _show(library: Library, options: Options) -> int:
-    try:
-        workflow = library.get(options.name)
-    except BridgeError as error:
-        raise (problem_of(library, options.name) or error) from None
+def _show(folders: Folders, options: Options) -> int:
+    workflow = folders.get(options.name)
     if options.json:
         say(json.dumps(workflow.to_json(), ensure_ascii=False, indent=2))
         return 0
     say(f"{workflow.name} ({printable(workflow.path)}): {printable(workflow.title)}")
     if workflow.description:
         say(printable(workflow.description))
+    if isinstance(workflow, ChainWorkflow):
+        say("Steps: " + ", ".join(f"{step.name} ({step.workflow})" for step in workflow.chain.steps))
     rows = [_row(parameter) for parameter in workflow.parameters]
     if rows:
         _table(("parameter", "type", "default", "limits", "sets"), rows)

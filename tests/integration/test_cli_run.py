@@ -81,6 +81,25 @@ async def test_what_is_fatal_is_one_line(tmp_path: Path, arguments: tuple[str, .
     assert len(done.err.splitlines()) == 1
 
 
+async def test_chains_are_listed_shown_and_checked_too(tmp_path: Path) -> None:
+    Plan(tmp_path, "embedded", "http://127.0.0.1:1", workflows={"fox": txt2img()}).overrides()
+    folder = tmp_path / "flows" / "chains"
+    folder.mkdir(parents=True)
+    (folder / "twice.toml").write_text('[[steps]]\nname = "once"\nworkflow = "fox"\n[[steps]]\nworkflow = "fox"\n')
+    (folder / "lost.toml").write_text('[[steps]]\nname = "one"\nworkflow = "nowhere"\n')
+    done = await run(tmp_path, "workflows")
+    assert [line.split()[0] for line in done.out.splitlines()] == ["name", "fox", "twice"]
+    assert "step 'one': there is no workflow 'nowhere'" in done.err
+    done = await run(tmp_path, "workflows", "show", "twice")
+    assert "Steps: once (fox), step2 (fox)" in done.out
+    assert "once.prompt" in done.out
+    for name, words in (("twise", "'twice'"), ("lost", "nowhere")):
+        done = await run(tmp_path, "workflows", "show", name)
+        assert (done.code, done.out) == (1, "")
+        assert words in done.err
+    assert "twice: prompt, negative, seed" in (await run(tmp_path, "check")).out
+
+
 async def test_workflows_are_listed_and_shown(tmp_path: Path) -> None:
     plan = Plan(tmp_path, "embedded", "http://127.0.0.1:1", workflows={"fox": txt2img(), "broken": "{"})
     plan.overrides()

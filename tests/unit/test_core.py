@@ -839,14 +839,14 @@ async def test_what_comfyui_tells_is_no_change_of_a_file(
     bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     shelf = bench.core._shelf
-    load = shelf._library.load
+    read = shelf._folders.read
     limits = {"KSampler": {"input": {"required": {"steps": ["INT", {"default": 20, "min": 1, "max": 77}]}}}}
 
-    def slow() -> Any:
+    def slow() -> None:
         shelf.learn(limits)
-        return load()
+        read()
 
-    monkeypatch.setattr(shelf._library, "load", slow)
+    monkeypatch.setattr(shelf._folders, "read", slow)
     with caplog.at_level("INFO"):
         await bench.core.refresh()
         assert not caplog.records
