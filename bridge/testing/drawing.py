@@ -9,6 +9,7 @@ import json
 import random
 import struct
 import textwrap
+import unicodedata
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def render(scene: Scene) -> Image.Image:
     margin = size
     columns = max(4, int((scene.width - 2 * margin) / (0.56 * size)))
     rows = max(1, int((scene.height - 3 * margin) / (1.25 * size)))
-    text = scene.text[: columns * rows * 2]  # no more than fits, or a novel would take seconds
+    text = _plain(scene.text[: columns * rows * 2])  # no more than fits, or a novel would take seconds
     lines = [line for part in text.splitlines() for line in textwrap.wrap(part, columns)][:rows]
     draw = ImageDraw.Draw(image)
     plate = (0, 0, 0)
@@ -91,6 +92,11 @@ def render(scene: Scene) -> Image.Image:
         draw.rectangle((0, scene.height - 2 * small, scene.width, scene.height), fill=plate)
         draw.text((margin, scene.height - 1.7 * small), scene.note, font=_font(small), fill=(255, 214, 120))
     return image
+
+
+def _plain(text: str) -> str:
+    """Return a text with its letters without their marks: Pillow's own font has no others."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
 @functools.lru_cache(maxsize=1)
