@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-from bridge.workflow.words import shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -28,18 +27,25 @@ _WANTED = {
 }
 
 
-def complaint(error: ErrorDetails) -> str:
-    """Return what stands behind the name of a field that pydantic refused: `must be a whole number, not 'x'`."""
+def complaint(error: ErrorDetails, *, shown: Callable[[object], str] | None = None) -> str:
+    """Return what stands behind the name of a field that pydantic refused: `must be a whole number`.
+
+    shown: how a value looks in a sentence, for `must be a whole number, not 'x'`.
+    """
     kind, limits = error["type"], error.get("ctx", {})
     match kind:
+        case "greater_than":
+            words = f"must be above {limits['gt']}"
         case "greater_than_equal":
-            return f"must be at least {limits['ge']}, not {shown(error['input'])}"
+            words = f"must be at least {limits['ge']}"
         case "less_than_equal":
-            return f"must be at most {limits['le']}, not {shown(error['input'])}"
+            words = f"must be at most {limits['le']}"
         case "string_too_long":
             return f"must have at most {limits['max_length']} characters"
         case "too_long":
             return f"must have at most {limits['max_length']} entries, not {limits['actual_length']}"
         case _ if kind in _WANTED:
-            return f"must be {_WANTED[kind]}, not {shown(error['input'])}"
-    return error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            words = f"must be {_WANTED[kind]}"
+        case _:
+            return error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return words if shown is None else f"{words}, not {shown(error['input'])}"

@@ -27,6 +27,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, PydanticUserError, ValidationError
 
+from bridge.complaints import complaint
 from bridge.errors import BadValue, BridgeError, NoSuchInput, RecipeError, UnknownParameter
 from bridge.jobs.model import ImageValue, Payload
 from bridge.recipe_thread import finished, in_thread, in_thread_blocking
@@ -313,9 +314,9 @@ def _stand_in(image: ImageValue) -> str:
 
 def _field_error(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"]) or "the input"
-    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     if error["type"] == "missing":
         return f"{name} is not set, and has no default"
+    message = complaint(error)
     value = error["input"]
     got = f", and got {kind_of(value) if isinstance(value, (list, dict)) else shown(value)}" if error["loc"] else ""
     return f"{name}: {message[:1].lower()}{message[1:]}{got}"

@@ -364,7 +364,8 @@ def _sentence(model: type[BaseModel], error: ErrorDetails, field: str | None) ->
             return f"{shown(name)} is not a field of this command; {_instead(model, str(location[-1]))}"
         case "missing":
             return f"{name} is missing"
-    return f"{name}: {complaint(error)}" if name else complaint(error)
+    words = complaint(error, shown=shown)
+    return f"{name}: {words}" if name else words
 
 
 def _instead(model: type[BaseModel], name: str) -> str:

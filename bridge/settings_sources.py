@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
+from bridge.complaints import complaint
 from bridge.errors import SettingsError
 
 _PREFIX = "BRIDGE_"
@@ -86,7 +87,7 @@ def sentence(settings: type[BaseSettings], error: ErrorDetails) -> str:
     where = ".".join(path)
     if error["type"] == "extra_forbidden":
         return f"{where}: there is no such setting{_nearest(path[-1], _keys_beside(settings, path))}"
-    message = error["msg"].removeprefix("Value error, ")
+    message = complaint(error)
     # A whole table may hold a password, and so may an address.
     is_table = isinstance(error["input"], (list, tuple, dict))
     if is_table or any(word in part for part in path for word in _SECRETS):

@@ -13,12 +13,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge import __version__
+from bridge.complaints import complaint
 from bridge.errors import BridgeError
 from bridge.http import docs, jobs, prompting, runner, status, streams, workflows, wrapper
 from bridge.http.answers import failure, refusal
 from bridge.http.context import Context
 from bridge.http.openapi import OpenApi
 from bridge.http.security import Gate
+from bridge.workflow.words import shown
 
 ROUTERS: tuple[Callable[[Context], APIRouter], ...] = (
     jobs.router,
@@ -101,7 +103,7 @@ def _on_gone(_: Request, __: ClientDisconnect) -> Response:
 
 
 def _on_invalid(_: Request, error: RequestValidationError) -> Response:
-    sentences = [f"{one['loc'][-1]}: {one['msg'].removeprefix('Input ')}" for one in error.errors()]
+    sentences = [f"{one['loc'][-1]}: {complaint(one, shown=shown)}" for one in error.errors()]
     return refusal("bad_payload", "; ".join(sentences))
 
 
