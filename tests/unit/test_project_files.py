@@ -316,8 +316,10 @@ def test_the_commander_may_send_the_commands_and_nothing_else() -> None:
     assert allowed == {*Topics("comfyui").filters(), "homeassistant/status"}
 
 
-def test_every_code_on_the_wire_is_explained() -> None:
-    explained = set(re.findall(r"`([a-z_]+)`", read("docs/mqtt.md")))
+@pytest.mark.parametrize("page", ["docs/mqtt.md", "docs/debugging.md"])
+def test_every_code_on_the_wire_is_explained(page: str) -> None:
+    first = "\n".join(re.findall(r"^\|([^|]*)\|", read(page), re.MULTILINE))
+    explained = set(re.findall(r"`([a-z_]+)`", first))
 
     def codes(kind: type[errors.BridgeError]) -> Iterator[str]:
         yield kind.code
