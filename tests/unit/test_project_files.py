@@ -260,9 +260,27 @@ DOCUMENTS = [
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str) -> None:
-    for target in re.findall(r"\]\(([^)#]+)", read(name)):
-        if not target.startswith("https://"):
-            assert ((ROOT / name).parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)]+)", read(name)):
+        if target.startswith("https://"):
+            continue
+        file, _, place = target.partition("#")
+        path = (ROOT / name).parent / file if file else ROOT / name
+        assert path.exists(), target
+        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE) if place else []
+        assert not place or place in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}, target
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    """In the pages, and in the sentences that the code says: `(mqtt.url)`."""
+    known = {key for key, _ in settings_keys(Settings)}
+    sections = "|".join(name for name in Settings.model_fields if name != "node_mappings")
+    named = [(name, *one) for name in DOCUMENTS for one in re.findall(rf"`(({sections})\.[a-z_]+)`", read(name))]
+    for path in (ROOT / "bridge").rglob("*.py"):
+        found = re.findall(rf"\((({sections})\.[a-z_]+)\)", path.read_text(encoding="utf-8"))
+        named += [(path.name, *one) for one in found if path.name != "settings.py"]
+    assert len(named) > 50
+    for where, key, _ in named:
+        assert key in known or key.endswith((".py", ".md")), f"{where}: {key}"
 
 
 def test_what_is_there_to_copy_is_a_command() -> None:
