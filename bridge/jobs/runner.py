@@ -43,6 +43,8 @@ _REST = 30.0
 _IDLE = 1.0
 _REMEMBERED_RUNS = 100
 """Runs of before that the estimates begin with."""
+_TOLD_AT_ONCE = 50
+"""Ends of before that are told at once: after a long outage there are thousands, each with its pictures."""
 _RESTART = 1000
 """What `seq` skips over a restart: not every status is written."""
 
@@ -109,8 +111,9 @@ class Runner:
         await self._report.write_again()
 
     async def _recover(self) -> None:
+        room = asyncio.Semaphore(_TOLD_AT_ONCE)
         for job in await self._store.unpublished():
-            self._tasks.spawn(self._report.publish_again(job, self.pool.named(job.backend)), f"publish {job.id}")
+            self._tasks.spawn(self._tell_again(job, room), f"publish {job.id}")
         for job in await self._store.finished(_REMEMBERED_RUNS):
             if job.status is Status.COMPLETED:
                 self._waiting.ran(job.workflow, job.durations.get(Status.RUNNING, 0.0))
@@ -136,6 +139,10 @@ class Runner:
             self._hold(backend, active)
             if job.interrupting:
                 self._tasks.spawn(Reconciler.stop(backend, active), f"stop {job.id}")
+
+    async def _tell_again(self, job: Job, room: asyncio.Semaphore) -> None:
+        async with room:
+            await self._report.publish_again(job, self.pool.named(job.backend))
 
     # Commands
 
