@@ -37,8 +37,6 @@ class Reporter:
         self._clock = clock
         self._max_output = max_output
         self._since: dict[str, float] = {}
-        self._unwritten: dict[str, Job] = {}
-        """Jobs whose end the store could not take: a full disk, most likely."""
 
     def begin(self, job: Job) -> None:
         """Begin to measure how long the job is in its status."""
@@ -84,27 +82,32 @@ class Reporter:
             await asyncio.sleep(_RETRY_PAUSE)
 
     async def end(self, job: Job, end: Status, error: Any) -> None:
-        """End a job: written, then published."""
+        """End a job: written, then published.
+
+        What the store cannot take, its disk being full most likely, waits: an end that was told and not written would
+        be another one after a crash.
+        """
         self.enter(job, end)
         job.error, job.finished_at = error, self._clock()
         job.seq += 1
         job.durations["total"] = max(0.0, job.finished_at - job.created_at)
-        try:
-            await self._store.save(job)
-        except errors.StoreError as failure:
-            logger.error("the end of the job %s cannot be written yet: %s", job.id, failure.message)
-            self._unwritten[job.id] = job
+        await self._write(job)
         self.publish_end(job)
         self._hub.publish(events.QueueChanged())
 
-    async def write_again(self) -> None:
-        """Try to write the ends that the store could not take."""
-        for job in list(self._unwritten.values()):
+    async def _write(self, job: Job) -> None:
+        failed = False
+        while True:
             try:
                 await self._store.save(job)
-            except errors.StoreError:
-                return
-            del self._unwritten[job.id]
+            except errors.StoreError as failure:
+                if not failed:
+                    logger.error("the end of the job %s waits until it can be written: %s", job.id, failure.message)
+                failed = True
+                await asyncio.sleep(_RETRY_PAUSE)
+            else:
+                break
+        if failed:
             logger.info("the end of the job %s is written now", job.id)
 
     def publish_end(self, job: Job) -> None:

@@ -45,6 +45,8 @@ _REMEMBERED_RUNS = 100
 """Runs of before that the estimates begin with."""
 _TOLD_AT_ONCE = 50
 """Ends of before that are told at once: after a long outage there are thousands, each with its pictures."""
+_ENDING = 10.0
+"""Seconds that an answer waits for the ends of the jobs that it is about."""
 _RESTART = 1000
 """What `seq` skips over a restart: not every status is written."""
 
@@ -108,7 +110,6 @@ class Runner:
         await self._tasks.close()
         for active in self._running.values():
             active.drop_fetches()
-        await self._report.write_again()
 
     async def _recover(self) -> None:
         room = asyncio.Semaphore(_TOLD_AT_ONCE)
@@ -188,10 +189,13 @@ class Runner:
         self._hold(backend, Active(job, payload, reserved=True))
 
     async def interrupt(self, job_id: str) -> None:
-        """End a job; that it is to end is written when this returns. Raises UnknownPrompt, AlreadyOver."""
+        """End a job; that it is to end is written when this returns, if the store can be written.
+
+        Raises UnknownPrompt, AlreadyOver.
+        """
         waiting = self._waiting.remove(job_id)
         if waiting is not None:
-            await self._end_waiting(waiting, Status.INTERRUPTED, documents.interrupted())
+            await self._interrupt_waiting([waiting])
             return
         active = self._running.get(job_id)
         if active is None or not _at_work(active.job):
@@ -211,10 +215,7 @@ class Runner:
         for job in waiting:
             self._waiting.remove(job.id)
         running = [active for active in self._running.values() if _at_work(active.job) and meant(active.job)]
-        await asyncio.gather(
-            *(self._end_waiting(job, Status.INTERRUPTED, documents.interrupted()) for job in waiting),
-            *(self._stop(active) for active in running),
-        )
+        await asyncio.gather(self._interrupt_waiting(waiting), *(self._stop(active) for active in running))
         return [job.id for job in waiting] + [active.job.id for active in running]
 
     async def job_document(self, job_id: str) -> dict[str, Any]:
@@ -290,7 +291,6 @@ class Runner:
                 async with asyncio.timeout(_IDLE):
                     await self._wake.wait()
             self._wake.clear()
-            await self._report.write_again()
             for job in self._waiting.expired(self._clock()):
                 self._finish_waiting(job, Status.FAILED, documents.expired(job).to_json())
             while await self._dispatch_one():
@@ -392,12 +392,14 @@ class Runner:
         self.on_object_info(object_info)
         self._wake.set()
 
-    def _finish_waiting(self, job: Job, end: Status, error: Any) -> None:
-        self._tasks.spawn(self._end_waiting(job, end, error), f"end {job.id}")
+    async def _interrupt_waiting(self, jobs: Sequence[Job]) -> None:
+        ends = [self._finish_waiting(job, Status.INTERRUPTED, documents.interrupted()) for job in jobs]
+        if ends:  # a full disk holds up the ends, not the answer
+            await asyncio.wait(ends, timeout=_ENDING)
 
-    async def _end_waiting(self, job: Job, end: Status, error: Any) -> None:
+    def _finish_waiting(self, job: Job, end: Status, error: Any) -> asyncio.Task[None]:
         self._payloads.pop(job.id, None)
-        await self._report.end(job, end, error)
+        return self._tasks.spawn(self._report.end(job, end, error), f"end {job.id}")
 
 
 def _at_work(job: Job) -> bool:
