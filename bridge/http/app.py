@@ -60,6 +60,10 @@ def application(context: Context) -> ASGIApp:
     async def relay(socket: WebSocket) -> None:
         await context.relay.serve(socket)
 
+    @app.get("/ws", include_in_schema=False)
+    async def no_websocket() -> Response:
+        return _upgrade("this address speaks websocket only")
+
     return _gated(app, context)
 
 
@@ -70,13 +74,14 @@ def relay_application(context: Context) -> ASGIApp:
         if scope["type"] == "websocket":
             await context.relay.serve(WebSocket(scope, receive, send))
             return
-        answer = refusal("unknown_command", "this port speaks websocket only", status=426, headers=_UPGRADE)
-        await answer(scope, receive, send)
+        await _upgrade("this port speaks websocket only")(scope, receive, send)
 
     return _gated(app, context)
 
 
-_UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade"}
+def _upgrade(words: str) -> Response:
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    return refusal("unknown_command", words, status=426, headers=headers)
 
 
 def _gated(app: ASGIApp, context: Context) -> ASGIApp:

@@ -144,8 +144,8 @@ class Database:
         if os.name != "posix" or self._path == ":memory:":
             return
         for ending in ("", "-wal", "-shm"):
-            # One that somebody else owns is theirs to open or close.
-            with contextlib.suppress(FileNotFoundError, PermissionError):
+            # One that somebody else owns is theirs to open or close; some file systems know no rights.
+            with contextlib.suppress(OSError):
                 Path(self._path + ending).chmod(0o600)
 
     def _work(self, connection: sqlite3.Connection) -> None:

@@ -112,8 +112,9 @@ async def test_wishes_that_cannot_be_are_refused(tmp_path: Path) -> None:
                 with pytest.raises(ConnectionClosed):
                     await client.recv()
                 assert client.close_code == 1008
-        answer = await here.http.get(f"http://127.0.0.1:{here.relay}/")
-        assert (answer.status_code, answer.json()["code"]) == (426, "unknown_command")
+        for address in (f"http://127.0.0.1:{here.relay}/", f"{here.url}/ws"):
+            answer = await here.http.get(address)
+            assert (answer.status_code, answer.json()["code"]) == (426, "unknown_command")
 
 
 async def test_what_a_client_says_is_of_no_matter(tmp_path: Path) -> None:
