@@ -169,7 +169,7 @@ def _parser(given: list[tuple[str, str]]) -> argparse.ArgumentParser:
     _add_demo(command)
     command(
         "check",
-        "look at settings, broker, ComfyUI, workflows and store, and say what to do",
+        "look at settings, broker, ComfyUI, workflows, prompt writer, HTTP and store, and say what to do",
         "Needs no running bridge and does not disturb one. Exit code 1 when a line says FAIL.",
     )
     _add_workflows(command, settings)

@@ -1,4 +1,4 @@
-"""`comfy-bridge check`: settings, broker, ComfyUI, workflows, prompts, store, a line each: right, or what to do."""
+"""`comfy-bridge check`: settings, broker, ComfyUI and all the rest, a line each: right, or what to do."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bridge.cli.workflows import read
 from bridge.comfyui.client import ComfyClient, TimeLimits
 from bridge.comfyui.socket import ComfySocket
 from bridge.errors import BridgeError, SettingsError, StoreInUse
+from bridge.http.addresses import Addresses, check_listening
 from bridge.jobs.model import CHAIN
 from bridge.jobs.store import Store
 from bridge.mqtt.brokers import BrokerOptions, launch
@@ -74,6 +75,7 @@ async def _check(settings: Settings, report: Report) -> int:
         known += [found async for found in _check_comfyui(url, report)]
     _check_workflows(settings, known, report)
     await _check_prompts(settings, report)
+    _check_http(settings, report)
     await _check_store(settings, report)
     return int(report.failed)
 
@@ -325,6 +327,21 @@ def _tell_models(settings: Settings, writer: Writer, models: Sequence[ModelInfo]
         names = ", ".join(model.name for model in models[:_NAMED])
         more = f" and {len(models) - _NAMED} more" if len(models) > _NAMED else ""
         report.add("ok", "prompts", f"{writer.where}, with {names}{more}")
+
+
+def _check_http(settings: Settings, report: Report) -> None:
+    addresses, token = Addresses(settings), settings.http.token is not None
+    where = [addresses.base] if settings.http.port else []
+    where += [] if addresses.relay is None else [addresses.relay]
+    if not where:
+        report.add("ok", "HTTP", "switched off")
+        return
+    try:
+        check_listening(settings)
+    except SettingsError as error:
+        report.add("FAIL", "HTTP", error.message)
+    else:
+        report.add("ok", "HTTP", f"{' and '.join(where)}, {'with' if token else 'without'} a token")
 
 
 async def _check_store(settings: Settings, report: Report) -> None:

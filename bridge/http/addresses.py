@@ -33,9 +33,11 @@ class Addresses:
         return f"{self.job(job_id)}/preview"
 
 
-def check_exposure(settings: Settings) -> None:
-    """Raise SettingsError if others can reach us and no token is asked."""
+def check_listening(settings: Settings) -> None:
+    """Raise SettingsError if others could reach us and no token is asked, or one port is to be for two things."""
     http = settings.http
+    if http.port and http.port == settings.relay.port:
+        raise SettingsError(f"http.port and relay.port are both {http.port}; choose two, or 0 to do without one")
     if http.token is None and not http.allow_anonymous and not is_loopback(http.host):
         raise SettingsError(
             f"http.host is {http.host}, which others can reach, and http.token is not set: set a token, or "

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from bridge import events
 from bridge.core import Core
 from bridge.errors import SettingsError
-from bridge.http.addresses import check_exposure
+from bridge.http.addresses import check_listening
 from bridge.http.app import application, relay_application
 from bridge.http.context import Context, made
 from bridge.http.protocols import HandshakeNoise, http_protocol
@@ -43,7 +43,6 @@ class HttpFace:
     """Speaks HTTP for the core. Within `listening` the ports are ours; `run` serves on them."""
 
     def __init__(self, settings: Settings, core: Core, store: Store, hub: events.Hub) -> None:
-        check_exposure(settings)
         self._settings = settings
         self._core = core
         self._hub = hub
@@ -58,7 +57,8 @@ class HttpFace:
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        """Listen to the hub and hold the ports. Raises SettingsError if another program has one."""
+        """Listen to the hub and hold the ports. Raises SettingsError if another program has one, or nobody should."""
+        check_listening(self._settings)
         context = self._context
         with contextlib.ExitStack() as stack:
             stack.callback(self._let_go)

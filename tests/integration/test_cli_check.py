@@ -55,6 +55,23 @@ async def test_everything_is_away(tmp_path: Path) -> None:
     assert all(line.startswith("ok") for line in [*lines(done, "workflow"), *lines(done, "store")])
 
 
+async def test_who_can_reach_http(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, f"mqtt://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}")
+
+    async def told(*more: str) -> str:
+        done = await run(tmp_path, "check", *options(plan), *(word for one in more for word in ("-o", one)))
+        (line,) = lines(done, "HTTP")
+        return line
+
+    both = await told("http.port=8189", "relay.port=8190")
+    assert both.endswith("http://127.0.0.1:8189 and ws://127.0.0.1:8190, without a token")
+    assert (await told("http.port=8189", "http.token=secret")).endswith("http://127.0.0.1:8189, with a token")
+    assert (await told("http.port=0", "relay.port=0")).endswith("switched off")
+    open_to_all = await told("http.port=8189", "http.host=0.0.0.0")
+    assert open_to_all.startswith("FAIL")
+    assert "http.token is not set" in open_to_all
+
+
 async def test_what_to_do_about_a_broker_says_nothing_that_is_not_so(tmp_path: Path) -> None:
     plan = Plan(tmp_path, "mqtt://127.0.0.1:1", "http://127.0.0.1:1")
     ours, strange = Certificates.make(tmp_path / "ours"), Certificates.make(tmp_path / "strange")

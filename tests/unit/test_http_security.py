@@ -6,7 +6,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from bridge.errors import NotAllowed, SettingsError
-from bridge.http.addresses import Addresses, check_exposure, is_loopback
+from bridge.http.addresses import Addresses, check_listening, is_loopback
 from bridge.http.security import Gate
 from bridge.settings import HttpSettings, Settings
 
@@ -22,16 +22,21 @@ async def nothing(*_: object) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost", "LOCALHOST.", "a.localhost"])
 def test_loopback(host: str) -> None:
     assert is_loopback(host)
-    check_exposure(made(host=host))
+    check_listening(made(host=host))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "localhost.example", "example"])  # noqa: S104
 def test_beyond_loopback_a_token_is_needed(host: str) -> None:
     assert not is_loopback(host)
     with pytest.raises(SettingsError, match="allow_anonymous"):
-        check_exposure(made(host=host))
-    check_exposure(made(host=host, token="a"))
-    check_exposure(made(host=host, allow_anonymous=True))
+        check_listening(made(host=host))
+    check_listening(made(host=host, token="a"))
+    check_listening(made(host=host, allow_anonymous=True))
+
+
+def test_a_port_is_for_one_thing() -> None:
+    with pytest.raises(SettingsError, match="are both 8190"):
+        check_listening(made(port=8190))
 
 
 @pytest.mark.parametrize(
