@@ -2,7 +2,8 @@
 
 Callers hand in functions; what has gathered while a transaction was being written is written in the next one
 together, which makes thousands of small durable writes a second possible (WAL mode). A function that fails takes
-back its own changes only. Reads go the same way, so that everybody sees what was written before.
+back its own changes only; the others may then be called a second time. Reads go the same way, so that everybody
+sees what was written before.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ _GROUP = 500
 class _Operation:
     function: Callable[[sqlite3.Connection], Any]
     future: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
     durable: bool
     outcome: Any = None
     error: BaseException | None = None
@@ -57,7 +57,8 @@ class Database:
 
     async def __aenter__(self) -> Self:
         connection = await asyncio.to_thread(self._open)
-        self._thread = threading.Thread(target=self._work, args=(connection,), name="store", daemon=True)
+        work = connection, asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._work, args=work, name="store", daemon=True)
         self._thread.start()
         return self
 
@@ -80,12 +81,11 @@ class Database:
 
     def start(self, function: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> asyncio.Future[T]:
         """Like `run`, without waiting: the order of calls is the order of writes."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if self._thread is None:
             future.set_exception(StoreError("the store is closed"))
         else:
-            self._queue.put(_Operation(function, future, loop, durable))
+            self._queue.put(_Operation(function, future, durable))
         return future
 
     def _open(self) -> sqlite3.Connection:
@@ -148,16 +148,15 @@ class Database:
             with contextlib.suppress(OSError):
                 Path(self._path + ending).chmod(0o600)
 
-    def _work(self, connection: sqlite3.Connection) -> None:
+    def _work(self, connection: sqlite3.Connection, loop: asyncio.AbstractEventLoop) -> None:
         with contextlib.closing(connection):
             while True:
                 operations, more = self._gather()
                 if operations:
                     self._transact(connection, operations)
-                    for operation in operations:
-                        # The loop may be gone when a daemon is torn down: then nobody waits for the answer.
-                        with contextlib.suppress(RuntimeError):
-                            operation.loop.call_soon_threadsafe(_resolve, operation)
+                    # The loop may be gone when a daemon is torn down: then nobody waits for the answers.
+                    with contextlib.suppress(RuntimeError):
+                        loop.call_soon_threadsafe(_resolve, operations)
                 if not more:
                     return
 
@@ -175,44 +174,45 @@ class Database:
         return operations, False
 
     def _transact(self, connection: sqlite3.Connection, operations: list[_Operation]) -> None:
+        """Write all in one transaction; if that fails, each in its own, so that none suffers from another."""
         try:
-            level = "FULL" if any(operation.durable for operation in operations) else "NORMAL"
-            if level != self._level:
-                connection.execute(f"PRAGMA synchronous={level}")
-                self._level = level
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin(connection, durable=any(operation.durable for operation in operations))
+        except sqlite3.Error as error:  # somebody else holds the file: waiting again for each would take for ever
             for operation in operations:
-                self._apply(connection, operation)
+                operation.error = StoreError(f"the store cannot be written: {error}")
+            return
+        try:
+            for operation in operations:
+                operation.outcome = operation.function(connection)
+                if isinstance(operation.outcome, sqlite3.Cursor):
+                    # Freed in the caller's thread, it would reset a statement that this thread is using.
+                    raise TypeError("an operation must not return its cursor")
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            for operation in operations:
-                operation.error = operation.error or StoreError(f"the store cannot be written: {error}")
-
-    def _apply(self, connection: sqlite3.Connection, operation: _Operation) -> None:
-        connection.execute("SAVEPOINT operation")
-        try:
-            operation.outcome = operation.function(connection)
-            if isinstance(operation.outcome, sqlite3.Cursor):
-                # Freed in the caller's thread, it would reset a statement that this thread is using.
-                raise TypeError("an operation must not return its cursor")
-        except sqlite3.Error as error:
-            operation.error = StoreError(f"the store cannot be written: {error}")
         except Exception as error:  # noqa: BLE001  it is raised where it was asked for
-            operation.error = error
-        if operation.error is not None and connection.in_transaction:
-            connection.execute("ROLLBACK TO operation")
-        if connection.in_transaction:
-            connection.execute("RELEASE operation")
-        else:  # a full disk ends the whole transaction
-            raise sqlite3.OperationalError(str(operation.error))
+            if connection.in_transaction:  # a full disk has ended it
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+            if len(operations) > 1:
+                for operation in operations:
+                    self._transact(connection, [operation])
+            elif isinstance(error, sqlite3.Error):
+                operations[0].error = StoreError(f"the store cannot be written: {error}")
+            else:
+                operations[0].error = error
+
+    def _begin(self, connection: sqlite3.Connection, *, durable: bool) -> None:
+        level = "FULL" if durable else "NORMAL"
+        if level != self._level:
+            connection.execute(f"PRAGMA synchronous={level}")
+            self._level = level
+        connection.execute("BEGIN IMMEDIATE")
 
 
-def _resolve(operation: _Operation) -> None:
-    if operation.future.done():
-        return
-    if operation.error is not None:
-        operation.future.set_exception(operation.error)
-    else:
-        operation.future.set_result(operation.outcome)
+def _resolve(operations: list[_Operation]) -> None:
+    for operation in operations:
+        if operation.future.done():
+            continue
+        if operation.error is not None:
+            operation.future.set_exception(operation.error)
+        else:
+            operation.future.set_result(operation.outcome)
