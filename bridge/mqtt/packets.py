@@ -8,6 +8,7 @@ and reason codes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from bridge.mqtt.message import Message
 
@@ -52,11 +53,10 @@ def pack_properties(message: Message) -> bytes:
 
     Raises ValueError for one that is too long.
     """
-    data = bytearray()
-    if message.text:
-        data += b"\x01\x01"
-    if message.content_type is not None:
-        data += b"\x03" + _string(message.content_type)
+    plain = _plain_properties(message.content_type, text=message.text)
+    if message.response_topic is None and message.correlation is None and not message.user:
+        return _variable(len(plain)) + plain
+    data = bytearray(plain)
     if message.response_topic is not None:
         data += b"\x08" + _sized(message.response_topic.encode())
     if message.correlation is not None:
@@ -64,6 +64,12 @@ def pack_properties(message: Message) -> bytes:
     for name, value in message.user:
         data += b"\x26" + _string(name) + _string(value)
     return _variable(len(data)) + data
+
+
+@lru_cache(maxsize=32)
+def _plain_properties(content_type: str | None, *, text: bool) -> bytes:
+    """What most messages have and nothing else: a handful of values."""
+    return (b"\x01\x01" if text else b"") + (b"" if content_type is None else b"\x03" + _string(content_type))
 
 
 class Packets:
