@@ -68,6 +68,8 @@ class Runner:
         self._payloads: dict[str, Payload] = {}
         self._report = Reporter(store, hub, clock=clock, max_output=settings.media.max_output)
         self.driver = Driver(Submitter(store, clock=clock), self._report, attempts=settings.jobs.attempts, clock=clock)
+        self._going_straight = False
+        """A job is being written as one that goes to a backend without waiting: of many that come at once just one."""
         self._wake = asyncio.Event()
         self._tasks = Tasks()
         self._running: dict[str, Active] = {}
@@ -155,7 +157,12 @@ class Runner:
         if straight is not None:
             reserve(jobs[0][0], straight)
             jobs[0][0].attempts = 1
-        await self._store.add([(job, payload.dump()) for job, payload in jobs])
+            self._going_straight = True
+        try:
+            await self._store.add([(job, payload.dump()) for job, payload in jobs])
+        finally:
+            if straight is not None:
+                self._going_straight = False
         if straight is not None and not self._waiting and self.pool.takes(straight):
             self._start(straight, *jobs[0])
             return
@@ -176,7 +183,7 @@ class Runner:
 
     def _straight(self, jobs: Sequence[tuple[Job, Payload]]) -> Backend | None:
         """Return the backend that a job can go to without waiting: that is written with it, in one go."""
-        if len(jobs) != 1 or self._waiting or not self.pool.free():
+        if len(jobs) != 1 or self._waiting or self._going_straight or not self.pool.free():
             return None
         job, payload = jobs[0]
         with contextlib.suppress(errors.BridgeError):  # that nobody can run it is told when its turn comes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -264,6 +265,20 @@ async def test_what_makes_no_batch_of_chains(tmp_path: Path, broker_port: int) -
         ):
             await here.eye.refused("workflow/duo/queue", payload, code, word)
         assert not here.eye.prompt_ids()
+
+
+async def test_of_many_first_steps_at_once_no_more_are_given_away_than_a_backend_takes(
+    tmp_path: Path, broker_port: int
+) -> None:
+    text = '[[steps]]\nname = "slow"\nworkflow = "sleep"\n'
+    async with chained(tmp_path, broker_port, slow=text) as here:
+        data = await here.eye.done("queue", {"workflow": "slow", "count": 20})
+        await here.eye.status(data["prompt_ids"][1], "running")
+        with contextlib.closing(sqlite3.connect(tmp_path / "data" / f"{here.plan.base}.db")) as store:
+            # A restart would look for them at ComfyUI.
+            sql = "SELECT count(*) FROM jobs WHERE json_extract(state, '$.submitted')"
+            assert store.execute(sql).fetchone() == (2,)
+        await here.eye.done("interrupt")
 
 
 async def test_a_batch_of_chains_is_interrupted_as_a_whole(tmp_path: Path, broker_port: int) -> None:
