@@ -57,7 +57,7 @@ async def test_a_batch_is_interrupted_as_a_whole(here: House) -> None:
     assert sorted(reply["prompt_ids"]) == sorted(data["prompt_ids"])
     final = await here.eye.first(f"batch/{data['batch_id']}/status", lambda one: one.json["status"] == "interrupted")
     assert final.json["interrupted"] == 4
-    await here.eye.refused("interrupt", {"batch_id": data["batch_id"]}, "unknown_prompt", "batch")
+    await here.eye.refused("interrupt", {"batch_id": data["batch_id"]}, "already_over", "batch")
 
 
 async def test_what_makes_no_batch(here: House) -> None:
