@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ def safe_name(filename: str, *, n: int, content_type: str = "") -> str:
         stem, ending = stem + ending, ""
     room = _LONGEST - len(ending.encode())
     return stem.encode()[:room].decode(errors="ignore") + ending
+
+
+def check_folder(folder: Path) -> None:
+    """See whether files could be written there, making nothing. Raises Failure."""
+    there = next((one for one in (folder, *folder.absolute().parents) if one.exists()), folder)
+    if not there.is_dir():
+        raise Failure(f"{there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Failure(f"nothing can be written to {folder}: permission denied; --out names another folder")
 
 
 def write_new(folder: Path, name: str, data: bytes) -> Path:

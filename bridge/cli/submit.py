@@ -12,7 +12,7 @@ from typing import Any
 
 from bridge.cli import process
 from bridge.cli.arguments import Options
-from bridge.cli.files import write_outputs
+from bridge.cli.files import check_folder, write_outputs
 from bridge.cli.progress import Display
 from bridge.cli.remote import Disconnected, Reconnected, Remote, remote
 from bridge.cli.submission import Run, Submission, subscriptions
@@ -35,6 +35,7 @@ def main(options: Options) -> int:
     workflow = slug(options.name.removesuffix(".json").replace("/", "-").replace("\\", "-"))
     if not workflow:
         raise Failure(f"{options.name!r} is not the name of a workflow")
+    check_folder(options.out)
     command: dict[str, Any] = {"values": {key: _value(key, text) for key, text in options.values}}
     if options.count > 1:
         command["count"] = options.count

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.cli.files import bytes_of, safe_name, write_new, write_outputs
+from bridge.cli.files import bytes_of, check_folder, safe_name, write_new, write_outputs
 from bridge.cli.samples import copy_samples, samples
 from bridge.cli.terminal import Failure
 
@@ -65,6 +65,17 @@ def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"")
     with pytest.raises(Failure, match="out"):
         write_new(tmp_path / "out", "fox.png", b"x")
+
+
+def test_a_folder_is_looked_at_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    check_folder(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(Failure, match="file is no folder"):
+        check_folder(tmp_path / "file" / "folder")
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may do everything
+    with pytest.raises(Failure, match=r"nothing can be written to .*new: permission denied; --out names another"):
+        check_folder(tmp_path / "new")
 
 
 async def test_what_cannot_be_had_is_told_and_the_rest_is_written(tmp_path: Path) -> None:
