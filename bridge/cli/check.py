@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from bridge.cli import broker, process
 from bridge.cli.arguments import Options
-from bridge.cli.terminal import printable, say
+from bridge.cli.terminal import printable, say, size
 from bridge.cli.workflows import read
 from bridge.comfyui.client import ComfyClient, TimeLimits
 from bridge.comfyui.socket import ComfySocket
@@ -125,6 +125,9 @@ async def _check_broker(settings: Settings, report: Report) -> None:
         return
     await link.close()
     report.add("ok", "broker", f"{options.address}, MQTT {link.protocol}")
+    limit = link.packet_maximum
+    if limit is not None and limit < settings.mqtt.max_output:
+        report.add("warn", "broker", f"it takes at most {size(limit)}: outputs above that are not published, only told")
     for name, reason in refused:
         report.add("FAIL", "broker", f"the subscription to {name} is refused: {reason}; see the broker's access list")
     if not refused:

@@ -55,6 +55,8 @@ class Link:
         self.protocol = protocol
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.receive_maximum: int | None = None
+        self.packet_maximum: int | None = None
+        """Bytes of a packet that the broker takes; None: it names no limit."""
         self._options = options
         self._on_message = on_message
         self._on_acknowledged = on_acknowledged
@@ -62,7 +64,6 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._greeting: asyncio.Future[Greeting] = self._loop.create_future()
         self._subscribed: asyncio.Future[list[int]] = self._loop.create_future()
-        self._packet_maximum: int | None = None
         self._maximum_qos = 1
         """Of what we send: QoS 2 would cost twice the packets, and who reads us reads a message twice well."""
         self._retain_available = True
@@ -150,8 +151,8 @@ class Link:
         number = self._next_number() if qos else None
         head = publish_head(message, qos=qos, retain=retain, number=number, properties=properties)
         size = len(head) + len(message.payload)
-        if self._packet_maximum is not None and size > self._packet_maximum:
-            raise ValueError(f"the broker takes at most {self._packet_maximum} bytes, this needs {size}")
+        if self.packet_maximum is not None and size > self.packet_maximum:
+            raise ValueError(f"the broker takes at most {self.packet_maximum} bytes, this needs {size}")
         self._stream.send(head, message.payload)
         self._schedule_write()
         if number is not None:
@@ -220,7 +221,7 @@ class Link:
             kind = NotAccepted if reason in UNAUTHORIZED else LinkError
             raise kind(f"the broker does not let us in: {in_words(reason)}")
         self.receive_maximum = greeting.receive_maximum
-        self._packet_maximum = greeting.packet_maximum
+        self.packet_maximum = greeting.packet_maximum
         self._maximum_qos = min(self._maximum_qos, greeting.maximum_qos)
         self._retain_available = greeting.retain_available
         self._keepalive = self.session.keepalive

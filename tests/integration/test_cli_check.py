@@ -101,6 +101,12 @@ async def test_what_to_do_about_a_broker_says_nothing_that_is_not_so(tmp_path: P
     assert "the name nobody.invalid is not known" in said["unknown name"]
 
 
+async def test_a_broker_that_takes_only_small_messages(tmp_path: Path) -> None:
+    async with mosquitto(tmp_path / "m", lines=["max_packet_size 100000"]) as broker:
+        done = await run(tmp_path, "check", *options(Plan(tmp_path, broker.url, "http://127.0.0.1:1")))
+    assert "warn  broker     it takes at most 100 kB: outputs above that are not published, only told" in done.out
+
+
 async def test_what_is_wrong_with_workflows(tmp_path: Path, broker_port: int) -> None:
     lacking = txt2img()
     lacking["4"]["inputs"]["ckpt_name"] = "mine.safetensors"
