@@ -201,7 +201,7 @@ class Commands:
         topics = [self._topics.response(command.name)]
         asked = message.response_topic
         # On a topic of ours an answer would be taken for what the bridge says there, or be run as a command.
-        if asked and asked != topics[0] and not self._topics.is_ours(asked) and not set(asked) & set("+#\0"):
+        if asked and asked != topics[0] and not self._topics.is_ours(asked) and _is_topic(asked):
             topics.append(asked)
         for topic in topics:
             answer = Message(
@@ -228,6 +228,11 @@ def _request(model: type[requests.M], document: Any, *, plain: str | None = None
         else:
             document = {plain: word}
     return requests.parse(model, document)
+
+
+def _is_topic(text: str) -> bool:
+    """Tell whether a broker would take a message for it, instead of closing the connection."""
+    return text.isprintable() and not set(text) & set("+#")
 
 
 def _image(payload: bytes) -> tuple[requests.WritePrompt, bytes | None]:

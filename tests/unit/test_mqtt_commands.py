@@ -342,7 +342,9 @@ async def test_the_answer_goes_to_the_response_topic_with_its_correlation(side: 
     assert side.sent[0].payload == side.sent[1].payload
 
 
-@pytest.mark.parametrize("topic", ["c/queue", "c/update/text/6", "c/workflow/fox/queue", "a/+/b", "a/#", "a\0b", ""])
+@pytest.mark.parametrize(
+    "topic", ["c/queue", "c/update/text/6", "c/workflow/fox/queue", "a/+/b", "a/#", "a\0b", "a\tb", ""]
+)
 async def test_a_response_topic_that_is_a_command_or_none_at_all_is_not_used(side: Side, topic: str) -> None:
     await side.send("queue", "", response_topic=topic)
     assert [one.topic for one in side.sent] == ["c/response/queue"]
