@@ -99,7 +99,7 @@ class Routes:
             if leaving.gone.done() and not ended:
                 await self._wrapper.cancel(asked.id)
                 return Response(status_code=499)
-            result, status = await self._wrapper.result(asked.id, wishes, asked=asked, known=watches[0].outputs)
+            result, status = await self._wrapper.result(asked.id, wishes, asked=asked, watch=watches[0])
             return answer(result, status if ended and asked.over.done() else 202)
 
     async def stream(self, request: Request) -> Response:

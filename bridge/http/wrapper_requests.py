@@ -13,10 +13,10 @@ from typing import Any
 from bridge import requests
 from bridge.core import Core
 from bridge.delivery import buckets
-from bridge.errors import AlreadyOver, BridgeError, QueueFull
+from bridge.errors import AlreadyOver, BadValue, BridgeError, QueueFull
 from bridge.http import wrapper_shapes as shapes
 from bridge.http.answers import encoded
-from bridge.http.waiting import Kept
+from bridge.http.waiting import Kept, Watch
 from bridge.http.wrapper_asked import Asked
 from bridge.http.wrapper_shapes import Document, Input
 from bridge.jobs.model import ImageValue
@@ -28,6 +28,7 @@ FOREVER = 10 * 365 * 86400.0
 """Seconds; some event loops know no infinity."""
 _REMEMBERED = 10_000
 _DOWNLOADS = 4
+_MOST_FILES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +121,21 @@ class Wrapper:
 
     async def _fetched(self, addresses: Mapping[Target, str]) -> dict[Target, ImageValue]:
         """Fetch the files that inputs name by address, each address once."""
+        distinct = set(addresses.values())
+        if len(distinct) > _MOST_FILES:
+            raise BadValue(f"workflow_json names {len(distinct)} addresses; at most {_MOST_FILES} are fetched")
         limit = asyncio.Semaphore(_DOWNLOADS)
 
         async def one(address: str) -> ImageValue:
             async with limit:
                 return await self._core.fetch_file(address)
 
-        distinct = list(dict.fromkeys(addresses.values()))
-        files = dict(zip(distinct, await asyncio.gather(*map(one, distinct)), strict=True))
-        return {target: files[address] for target, address in addresses.items()}
+        try:
+            async with asyncio.TaskGroup() as group:
+                files = {address: group.create_task(one(address)) for address in distinct}
+        except* BridgeError as failed:
+            raise failed.exceptions[0] from None  # the others were cancelled
+        return {target: files[address].result() for target, address in addresses.items()}
 
     # How it stands
 
@@ -140,14 +147,15 @@ class Wrapper:
         return await self._core.job(requests.JobRequest(prompt_id=name))
 
     async def result(
-        self, request_id: str, wishes: Wishes, *, asked: Asked | None = None, known: Mapping[int, bytes] | None = None
+        self, request_id: str, wishes: Wishes, *, asked: Asked | None = None, watch: Watch | None = None
     ) -> tuple[Document, int]:
         """Return the Result of a request as it stands, and the status of an answer with it. Raises UnknownPrompt.
 
-        known: the bytes of outputs that are at hand.
+        watch: of its job, where somebody waited for it: then what it knows need not be asked for.
         """
         asked = asked or self._asked.get(request_id)
-        job = await self.job(asked, request_id)
+        known = {} if watch is None else watch.outputs
+        job = watch.over.result() if watch is not None and watch.over.done() else await self.job(asked, request_id)
         if job is None:
             return self._without_job(request_id, asked)
         if asked is None:
@@ -159,7 +167,7 @@ class Wrapper:
             outputs = [one for one in job["outputs"] if one["type"] != "temp"]
             with_base64 = wishes.base64 or (asked is not None and asked.base64)
             result["output"] = [
-                await self._output(job["id"], one, asked, with_base64=with_base64, known=known or {}) for one in outputs
+                await self._output(job["id"], one, asked, with_base64=with_base64, known=known) for one in outputs
             ]
             if wishes.comfyui_response:
                 result["comfyui_response"] = await self._response(job)

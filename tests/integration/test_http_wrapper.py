@@ -225,6 +225,32 @@ async def test_addresses_of_the_inner_network_are_refused(here: HttpHouse, addre
     assert "security.allowed_hosts" in result["message"]
 
 
+async def test_one_file_that_cannot_be_fetched_ends_the_fetching_of_the_others(here: HttpHouse) -> None:
+    cut = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/none":
+            raise web.HTTPNotFound
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cut.set()
+        raise AssertionError
+
+    async with serving(answer) as site:
+        graph = {str(n): node("LoadImage", image=site.url(path)) for n, path in enumerate(("/slow", "/none"))}
+        result = await sync(here, {"workflow_json": graph}, 500)
+        assert "404" in result["message"]
+        async with asyncio.timeout(PATIENCE):
+            await cut.wait()
+
+
+async def test_more_files_than_anybody_needs_are_not_fetched(here: HttpHouse) -> None:
+    graph = {str(n): node("LoadImage", image=f"http://127.0.0.1:9/{n}.png") for n in range(101)}
+    result = await sync(here, {"workflow_json": graph}, 500)
+    assert "101 addresses" in result["message"]
+
+
 async def test_an_address_without_a_file_is_told(here: HttpHouse) -> None:
     async with images() as site:
         result = await sync(here, {"workflow_json": loads(site.url("/none"))}, 500)
