@@ -37,6 +37,12 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _different(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(value)) < len(value):
+        raise ValueError("must be different addresses; one stands here twice")
+    return value
+
+
 def _mqtt_url(value: str) -> str:
     if value != "embedded" and not re.match(r"(mqtts?|wss?)://[^/\s]+", value):
         raise ValueError('must be an address such as mqtt://127.0.0.1:1883 (mqtts://, ws://, wss://), or "embedded"')
@@ -96,7 +102,7 @@ def _not_empty(value: SecretStr) -> SecretStr:
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
-HttpUrls = Annotated[tuple[HttpUrl, ...], BeforeValidator(_listed)]
+HttpUrls = Annotated[tuple[HttpUrl, ...], BeforeValidator(_listed), AfterValidator(_different)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Key = Annotated[SecretStr, AfterValidator(_not_empty)]
 """What lets somebody in: an empty one would let in everybody."""

@@ -229,8 +229,9 @@ def iso(seconds: float | None) -> str | None:
 
 
 def slug_of_url(url: str) -> str:
-    """The name of a backend in topics: host and port, `127-0-0-1-8188`."""
-    host = url.split("://", 1)[-1].split("/", 1)[0].rsplit("@", 1)[-1]
+    """The name of a backend in topics: host and port, `127-0-0-1-8188`, and its prefix if it has one."""
+    host, _, prefix = url.split("://", 1)[-1].partition("/")
+    host = host.rsplit("@", 1)[-1]
     if not re.search(r":\d+$", host):
         host += ":443" if url.startswith("https") else ":80"
-    return re.sub(r"[^a-z0-9]+", "-", host.lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", f"{host}/{prefix}".lower()).strip("-")

@@ -120,7 +120,7 @@ def test_a_payload_survives_the_store() -> None:
     ("url", "name"),
     [
         ("http://127.0.0.1:8188", "127-0-0-1-8188"),
-        ("http://comfy.local:8188/api", "comfy-local-8188"),
+        ("http://proxy.lan/gpu_1/", "proxy-lan-80-gpu-1"),
         ("https://GPU.example", "gpu-example-443"),
         ("http://gpu.example", "gpu-example-80"),
         ("http://me:secret@gpu:8188", "gpu-8188"),

@@ -164,6 +164,7 @@ def test_mappings_of_a_workflow_stand_over_the_plain_ones(folder: Path) -> None:
         ("[mqtt]\nprotocol = '4'", r"mqtt\.protocol: .*'5' or '3\.1\.1'"),
         ("[mqtt]\nembedded_port = 70000", r"mqtt\.embedded_port: .*65535"),
         ("[comfyui]\nurls = []", r"comfyui\.urls: "),
+        ("[comfyui]\nurls = ['http://a:1', 'http://b:1', 'http://a:1/']", r"comfyui\.urls: must be different"),
         ("[comfyui]\ncommand = ['a', 'b']", r"comfyui\.command: must be at most one for each of comfyui\.urls"),
         ("[comfyui]\nurls = ['127.0.0.1:8188']", r"comfyui\.urls\.0: must be an address such as http://"),
         ("[comfyui]\ndepth = 0", r"comfyui\.depth: "),
