@@ -108,7 +108,9 @@ class Writing:
         with self._context.leaving(request) as leaving:
             while not written.done() and not any(task.done() for task in leaving):
                 await self._news(reader, written, *leaving)
-                yield _text(reader) or b": keep-alive\n\n"
+                text = _text(reader)
+                if text or not written.done():
+                    yield text or b": keep-alive\n\n"
             if written.done() and not written.cancelled():
                 yield _text(reader) + sse("result", written.result()[0])
 

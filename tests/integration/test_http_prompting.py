@@ -77,6 +77,7 @@ async def test_the_plain_answer_is_the_same_result(here: HttpHouse) -> None:
     answer = await here.http.post(GENERATE, json={"idea": "a fox"})
     assert answer.headers["content-type"] == "application/json"
     streamed = (await read(here, {"idea": "a fox"}))[-1].data
+    assert "keep-alive" not in (await here.http.post(GENERATE, json={"idea": "a fox"}, headers=STREAM)).text
     assert streamed.keys() == answer.json().keys()
     assert streamed["prompt"] == answer.json()["prompt"] == WRITTEN
 
