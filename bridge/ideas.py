@@ -67,7 +67,8 @@ class Idea:
     task: asyncio.Task[None] | None = None
     is_cancelled: bool = False
     is_over: bool = False
-    said: list[str] = field(default_factory=list)
+    said: str = ""
+    so_far: str = ""
 
     def about(self) -> Document:
         """Return what every result says of the idea itself."""

@@ -26,6 +26,8 @@ POLL_EVERY = 30.0
 """Seconds between two looks whether the writer is there."""
 _VALUES, _WAITING = "prompting:values", "prompting:waiting"
 _NAMES = ("idea", "style", "profile", "workflow")
+_READ = 4_000
+"""Characters that are read for the prompt so far, each time anew: no prompt is longer but that of a model gone wild."""
 _ENDED = 256
 """Ideas whose end is remembered, for those who ask for it once more."""
 
@@ -284,9 +286,10 @@ class Prompts:
         document |= {"prompt_id": data["prompt_ids"][0], "workflow": data["workflow"]}
 
     def _heard(self, idea: Idea, text: str) -> None:
-        idea.said.append(text)
-        said = "".join(idea.said)
-        self._hub.publish(events.PromptText(idea.id, text, prompt_so_far(said) if "{" in said else said))
+        if len(idea.said) < _READ:
+            idea.said += text
+            idea.so_far = prompt_so_far(idea.said) if "{" in idea.said else idea.said
+        self._hub.publish(events.PromptText(idea.id, text, idea.so_far))
 
     def _end(self, idea: Idea, document: Document, error: errors.BridgeError | None) -> None:
         idea.is_over = True

@@ -12,13 +12,15 @@ class Reader:
 
     def __init__(self) -> None:
         self.idea: str | None = None
-        self._pieces: list[events.PromptText] = []
+        self._pieces: list[tuple[str, str]] = []
+        self._so_far: dict[str, str] = {}
         self._news = asyncio.Event()
 
     def put(self, event: events.PromptText) -> None:
         """Take a piece."""
         if self.idea in {None, event.idea_id}:
-            self._pieces.append(event)
+            self._pieces.append((event.idea_id, event.text))
+            self._so_far[event.idea_id] = event.so_far
             self._news.set()
 
     def take(self) -> tuple[str, str] | None:
@@ -26,10 +28,10 @@ class Reader:
 
         So a slow reader gets fewer and longer pieces, and what is held is bounded by what a model may write.
         """
-        pieces = [piece for piece in self._pieces if piece.idea_id == self.idea]
+        texts = [text for idea, text in self._pieces if idea == self.idea]
         self._pieces.clear()
         self._news.clear()
-        return ("".join(piece.text for piece in pieces), pieces[-1].so_far) if pieces else None
+        return ("".join(texts), self._so_far[self.idea]) if texts and self.idea is not None else None
 
     async def wait(self) -> None:
         """Wait until there is something to take."""

@@ -56,6 +56,7 @@ class FakeWriter:
         self.go = asyncio.Event()
         self.questions: list[Question] = []
         self.ended = 0
+        self.pieces = ['{"prompt": "a fo', 'x"}']
         self.fails: Exception | None = None
 
     async def open(self) -> None:
@@ -72,8 +73,8 @@ class FakeWriter:
             self.ended += 1
         if self.fails is not None:
             raise self.fails
-        on_text('{"prompt": "a fo')
-        on_text('x"}')
+        for piece in self.pieces:
+            on_text(piece)
         return Written("a fox", "text", "Fox", model="m")
 
     async def models(self) -> tuple[ModelInfo, ...] | None:
@@ -139,6 +140,17 @@ async def test_the_result_is_awaited(bench: Bench) -> None:
     assert bench.pictures.queued == [({"negative": "text", "prompt": "a fox"}, None)]
     texts = [(one.text, one.so_far) for one in bench.seen if isinstance(one, events.PromptText)]
     assert texts == [('{"prompt": "a fo', "a fo"), ('x"}', "a fox")]
+
+
+async def test_a_model_gone_wild_is_not_read_for_ever(bench: Bench) -> None:
+    bench.writer.pieces = ['{"prompt": "', *["la "] * 5_000]
+    bench.writer.go.set()
+    async with bench.running() as prompts:
+        await written(prompts, FOX)
+    told = [one for one in bench.seen if isinstance(one, events.PromptText)]
+    assert "".join(one.text for one in told) == "".join(bench.writer.pieces)
+    assert len(told[-1].so_far) < 4_100
+    assert told[100].so_far == ("la " * 100).strip()
 
 
 async def test_a_negative_that_the_caller_gives_wins_and_none_goes_where_none_is(bench: Bench) -> None:
