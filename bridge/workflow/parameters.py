@@ -193,10 +193,7 @@ def _findings(graph: Graph, object_info: Mapping[str, Any] | None) -> Iterator[t
     tracer = Tracer(graph, object_info)
     for kind, texts in zip(("prompt", "negative"), tracer.texts(), strict=True):
         # The encoders of one model take the same text twice or more: that is one text to a person.
-        same: dict[Any, list[Target]] = {}
-        for target in texts:
-            same.setdefault(tracer.value(target), []).append(target)
-        for group in same.values():
+        for group in tracer.alike(texts):
             yield "lyrics" if group[0].input == "lyrics" else kind, group
     for group in tracer.seeds():
         yield "seed", group
@@ -218,8 +215,8 @@ def _findings(graph: Graph, object_info: Mapping[str, Any] | None) -> Iterator[t
         yield "fps", group
     for kind, target in tracer.files():
         yield kind, (target,)
-    for target in tracer.checkpoints():
-        yield "checkpoint", (target,)
+    for group in tracer.checkpoints():
+        yield "checkpoint", group
     for target in tracer.loras():
         yield "lora", (target,)
 

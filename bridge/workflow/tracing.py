@@ -124,14 +124,14 @@ class Tracer:
 
     def frame_rates(self) -> list[list[Target]]:
         """The frames per second of videos; where several nodes are told the same number, that is one."""
-        return self._alike("fps", "frame_rate")
+        return self.alike(self._literals(self._order, ("fps", "frame_rate"), (int, float)))
 
-    def checkpoints(self) -> list[Target]:
-        """The files of the models that sample."""
+    def checkpoints(self) -> list[list[Target]]:
+        """The files of the models that sample; a file that several nodes load a part of is one."""
         loaders = [node_id for node_id in self._order if _MODEL_LOADER.search(self._class(node_id))]
         found = [target for target in self._literals(self._order, _MODELS, (str,)) if self.value(target) != "None"]
         others = self._literals(loaders, ("model", "model_name", "model_path"), (str,))
-        return [*found, *(target for target in others if target not in found)]
+        return self.alike([*found, *(target for target in others if target not in found)])
 
     def loras(self) -> list[Target]:
         """The files of LoRAs; the empty places of a stack are left out."""
@@ -146,7 +146,7 @@ class Tracer:
 
     def guidance(self) -> list[list[Target]]:
         """The distilled guidance of Flux and its like."""
-        return self._alike("guidance")
+        return self.alike(self._literals(self._order, ("guidance",), (int, float)))
 
     def value(self, target: Target) -> Any:
         """The literal of an input."""
@@ -198,9 +198,10 @@ class Tracer:
             stack.extend(inputs[name][0] for name in _SAMPLER_PARTS if is_link(inputs.get(name)))
         return [node_id for node_id in self._order if node_id in found]
 
-    def _alike(self, *names: str) -> list[list[Target]]:
+    def alike(self, targets: Iterable[Target]) -> list[list[Target]]:
+        """The inputs, those with the same literal together."""
         same: dict[Any, list[Target]] = {}
-        for target in self._literals(self._order, names, (int, float)):
+        for target in targets:
             same.setdefault(self.value(target), []).append(target)
         return list(same.values())
 

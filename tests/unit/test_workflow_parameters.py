@@ -691,6 +691,19 @@ def test_audio() -> None:
     assert "negative" not in found
 
 
+def test_a_file_that_several_nodes_load_a_part_of_is_one_checkpoint() -> None:
+    graph = graph_of(
+        n1=node("CheckpointLoaderSimple", ckpt_name="ltx.safetensors"),
+        n2=node("LTXVAudioVAELoader", ckpt_name="ltx.safetensors"),
+        n3=sampler(model=["1", 0], vae=["2", 0]),
+        n5=LATENT,
+        n6=POSITIVE,
+        n7=NEGATIVE,
+        n9=SAVE,
+    )
+    assert table(derive(graph))["checkpoint"] == ["1.ckpt_name", "2.ckpt_name"]
+
+
 def test_empty_places_of_a_stack_of_loras_are_no_parameters() -> None:
     stack = {"lora_01": "a.safetensors", "strength_01": 1.0, "lora_02": "None", "strength_02": 1.0}
     graph = graph_of(
