@@ -58,18 +58,21 @@ class Texts:
 
     def _from(self, roots: Iterable[str]) -> tuple[list[Target], list[Target]]:
         found: dict[str, dict[Target, None]] = {side: {} for side in _SIDES}
+        seen: dict[str, set[str]] = {side: set() for side in _SIDES}
         for node_id in roots:
             inputs = self._inputs(node_id)
             for side in _SIDES:
                 for name in _conditionings(inputs, side):
                     if side == "positive" or _is_of(side, name) or "embeds" in name or "pipe" in name:
-                        found[side].update(dict.fromkeys(self._conditioning(inputs[name][0], side)))
+                        found[side].update(dict.fromkeys(self._conditioning(inputs[name][0], side, seen[side])))
         return list(found["positive"]), list(found["negative"])
 
-    def _conditioning(self, start: str, side: str) -> list[Target]:
-        """The texts of one side behind a link of conditioning, through whatever passes conditioning on."""
+    def _conditioning(self, start: str, side: str, seen: set[str]) -> list[Target]:
+        """The texts of one side behind a link of conditioning, through whatever passes conditioning on.
+
+        seen: the nodes that were passed through already, whose texts are known.
+        """
         found: list[Target] = []
-        seen: set[str] = set()
         stack = [start]
         while stack:
             node_id = stack.pop()
