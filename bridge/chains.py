@@ -70,6 +70,8 @@ class _Run:
     parts: dict[str, Part]
     current: str | None = None
     """The job of the step at work."""
+    is_waiting: bool = False
+    """That job has not begun."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when that job has ended."""
     percent: float = 0.0
@@ -173,6 +175,8 @@ class Chains:
                 if run.job.status is Status.QUEUED:
                     run.job.started_at = self._clock()
                     self._report.enter(run.job, Status.RUNNING)
+                if run.is_waiting:
+                    run.is_waiting = False
                     self._publish(run)
                 if isinstance(event, events.JobProgress):
                     run.percent = float(event.document["percent"])
@@ -239,7 +243,7 @@ class Chains:
             part = None
             # Only what has not begun is late: the first try of the first step.
             expires_at = run.job.expires_at if step is run.chain.steps[0] and tries == 1 else None
-            run.current, run.percent = job_id, 0.0
+            run.current, run.percent, run.is_waiting = job_id, 0.0, True
             run.over.clear()
             self._of_part[job_id] = run
             try:
@@ -359,7 +363,11 @@ class Chains:
         self._publish_batch(run, final=False)
 
     def _publish_batch(self, run: _Run, *, final: bool) -> None:
-        document = {**self._document(run), "kind": CHAIN, "parts": list(run.job.parts)}
+        parts = [dict(part) for part in run.job.parts]
+        for part in parts:
+            if run.is_waiting and part["job_id"] == run.current:
+                part["status"] = Status.QUEUED
+        document = {**self._document(run), "kind": CHAIN, "parts": parts}
         self._hub.publish(events.BatchStatus(run.job.id, document, final=final))
 
     def _document(self, run: _Run) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -47,9 +48,11 @@ class Parts:
         if self._refuse:
             raise BadValue(f"{workflow} takes no {list(values)}")
         job = Job(job_id, workflow, {}, 0.0, parent=chain.id, order=chain.order, expires_at=expires_at)
-        job.status, job.outputs = Status.COMPLETED, (PICTURE,)
+        job.outputs = (PICTURE,)
         self.jobs[job_id] = job
-        self._hub.publish(events.JobStatus(job_id, workflow, documents.status(job), final=True))
+        for status in (Status.QUEUED, Status.RUNNING, Status.COMPLETED):
+            job.status = status
+            self._hub.publish(events.JobStatus(job_id, workflow, documents.status(job), final=status.final))
 
     async def end_part(self, job_id: str) -> None:
         raise AssertionError(job_id)
@@ -70,12 +73,14 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         yield made
 
 
-async def drive(store: Store, hub: events.Hub, parts: Parts) -> Job:
+async def drive(store: Store, hub: events.Hub, parts: Parts, told: list[events.Event] | None = None) -> Job:
     driver = Chains(store, hub, Reporter(store, hub, clock=lambda: 1.0, max_output=1000), parts, clock=lambda: 1.0)
     over = asyncio.Event()
 
     def listen(event: events.Event) -> None:
         driver.listen(event)
+        if told is not None:
+            told.append(event)
         if isinstance(event, events.JobStatus) and event.final and event.job_id == ID:
             over.set()
 
@@ -162,3 +167,17 @@ async def test_an_interrupt_that_cannot_be_written_ends_the_chain_all_the_same(
     assert await driver.interrupt(ID)
     assert ended == [str(uuid.uuid5(uuid.UUID(ID), "draw/1"))]
     await driver.close()
+
+
+async def test_a_step_waits_before_it_runs_and_so_does_the_chain(store: Store) -> None:
+    hub, told = events.Hub(), list[events.Event]()
+    job = await drive(store, hub, Parts(hub), told)
+    wholes = [event.document for event in told if isinstance(event, events.BatchStatus)]
+    steps = [(one["parts"][-1]["step"], one["parts"][-1]["status"]) for one in wholes if one["parts"]]
+    assert [step for step, _ in itertools.groupby(steps)] == [
+        (name, status) for name in ("draw", "turn") for status in ("queued", "running", "completed")
+    ]
+    assert [status for status, _ in itertools.groupby(one["status"] for one in wholes)] == [
+        *("queued", "running", "completed"),
+    ]
+    assert set(job.durations) == {"queued", "running", "total"}
