@@ -127,6 +127,11 @@ def test_the_package_imports_only_what_it_declares() -> None:
                 assert packages & declared or {THROUGH.get(one) for one in packages} & declared, f"{file}: {name}"
 
 
+def test_recipes_are_told_that_the_package_has_types() -> None:
+    assert "Typing :: Typed" in project()["classifiers"]
+    assert (ROOT / "bridge" / "py.typed").exists()
+
+
 # .importlinter
 
 
