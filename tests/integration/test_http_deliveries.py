@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import io
@@ -159,7 +160,7 @@ def database(plan: Plan) -> Path:
 
 def notes(plan: Plan) -> list[tuple[int, str]]:
     """Whether something is owed, and the note, of each delivery in the store."""
-    with sqlite3.connect(database(plan)) as db:
+    with contextlib.closing(sqlite3.connect(database(plan))) as db:
         return list(db.execute("SELECT owed, note FROM deliveries ORDER BY at"))
 
 
