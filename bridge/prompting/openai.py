@@ -27,6 +27,14 @@ _OPTIONS = {
 }
 
 
+# What not every server, or not every model of it, takes; and the words of those that refuse it.
+_OPTIONAL = {
+    "response_format": ("response_format", "response format", "json_schema"),
+    "temperature": ("temperature",),
+}
+_REFUSALS = {400, 422}
+
+
 class OpenAIWriter:
     """Prompts by an OpenAI-compatible server.
 
@@ -39,6 +47,8 @@ class OpenAIWriter:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._web = Web(url if url.endswith("/v1") else f"{url}/v1", name="the prompt writer", headers=headers)
         self._model = model
+        self._refused: dict[str, set[str]] = {}
+        """What is left out, by model, since it was refused before."""
 
     @property
     def where(self) -> str:
@@ -58,11 +68,21 @@ class OpenAIWriter:
         model = question.model or self._model or await self._first()
 
         async def complete(messages: list[Said], on_text: OnText) -> str:
-            return await self._chat(model, question, messages, on_text)
+            refused = self._refused.setdefault(model, set())
+            while True:
+                try:
+                    return await self._chat(model, question, messages, on_text, refused)
+                except errors.WriterFailed as error:
+                    named = _refused(error) - refused
+                    if not named:
+                        raise self._explained(error, model) from None
+                    refused |= named
 
         return replace(await write_by_chat(question, complete, on_text), model=model)
 
-    async def _chat(self, model: str, question: Question, messages: list[Said], on_text: OnText) -> str:
+    async def _chat(
+        self, model: str, question: Question, messages: list[Said], on_text: OnText, refused: set[str]
+    ) -> str:
         body: dict[str, Any] = {
             "model": model,
             "messages": [_message(one) for one in messages],
@@ -75,23 +95,21 @@ class OpenAIWriter:
         }
         if question.temperature is not None:
             body["temperature"] = question.temperature
+        body = {name: value for name, value in body.items() if name not in refused}
         said: list[str] = []
         length = 0
-        try:
-            async with aclosing(self._web.lines("/chat/completions", body)) as lines:
-                async for line in lines:
-                    if not line.startswith("{") and not line.startswith("data:"):
-                        continue  # other fields of server-sent events
-                    data = line.removeprefix("data:").strip()
-                    text, is_over = ("", True) if data == "[DONE]" else self._read(data)
-                    if text:
-                        said.append(text)
-                        length += len(text)
-                        on_text(text)
-                    if is_over or length > MAX_TEXT:
-                        return "".join(said)
-        except errors.WriterFailed as error:
-            raise self._explained(error, model) from None
+        async with aclosing(self._web.lines("/chat/completions", body)) as lines:
+            async for line in lines:
+                if not line.startswith("{") and not line.startswith("data:"):
+                    continue  # other fields of server-sent events
+                data = line.removeprefix("data:").strip()
+                text, is_over = ("", True) if data == "[DONE]" else self._read(data)
+                if text:
+                    said.append(text)
+                    length += len(text)
+                    on_text(text)
+                if is_over or length > MAX_TEXT:
+                    return "".join(said)
         raise errors.WriterFailed(f"{self._web.name} broke off in the middle of its answer")
 
     def _read(self, data: str) -> tuple[str, bool]:
@@ -137,6 +155,15 @@ class OpenAIWriter:
 
     async def settle(self, model: str | None) -> None:
         """Return at once: this API says nothing of memory."""
+
+
+def _refused(error: errors.WriterFailed) -> set[str]:
+    """Return which of the optional fields an error is about."""
+    details = error.details or {}
+    if details.get("status") not in _REFUSALS:
+        return set()
+    body = str(details.get("body")).lower()
+    return {name for name, words in _OPTIONAL.items() if any(word in body for word in words)}
 
 
 def _message(said: Said) -> dict[str, Any]:

@@ -276,6 +276,7 @@ class Compatible:
         self.pieces = ['{"prompt": "a fox", ', '"negative": "text", "title": "Fox"}']
         self.plain = False
         self.refusal: tuple[int, Any] | None = None
+        self.refuses: dict[str, str] = {}
         self.end = "data: [DONE]\n\n"
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
@@ -285,6 +286,9 @@ class Compatible:
         if request.path != "/v1/chat/completions":
             return web.Response(status=404)
         self.asked.append(await request.json())
+        for name, words in self.refuses.items():
+            if name in self.asked[-1]:
+                return web.json_response({"error": {"message": words, "code": 400}}, status=400)
         if self.refusal is not None:
             return web.json_response(self.refusal[1], status=self.refusal[0])
         if self.plain:
@@ -349,6 +353,21 @@ async def test_refusals_of_a_compatible_server(
         server.refusal = refusal
         with pytest.raises(error, match=words):
             await write()
+
+
+async def test_what_a_compatible_server_does_not_take_is_left_out() -> None:
+    async with compatible(model="x") as (server, _, write):
+        server.refuses = {
+            "response_format": "This model does not support response format `json_schema`",
+            "temperature": "Unsupported value: 'temperature' does not support 0.7 with this model.",
+        }
+        for _ in range(2):
+            assert (await write(question(temperature=0.7))).prompt == "a fox"
+        took = [{"response_format", "temperature"} & set(asked) for asked in server.asked]
+        assert took == [{"response_format", "temperature"}, {"temperature"}, set(), set()]
+        server.refuses = {"messages": "temperature is fine, messages are not"}
+        with pytest.raises(errors.WriterFailed, match="messages are not"):
+            await write(question(temperature=0.7))
 
 
 @pytest.mark.parametrize(
