@@ -398,8 +398,13 @@ class Publisher:
         for topic in stale:
             self._retained.pop(topic, None)
             self._known.discard(topic)
-            self._send(Message(topic, b"", qos=1, retain=True), policy=Policy.KEEP, key=topic)
-        self._store.change_retained(removed=stale).add_done_callback(log_failure)
+            cleared = functools.partial(self._cleared, topic)
+            self._send(Message(topic, b"", qos=1, retain=True), policy=Policy.KEEP, key=topic, on_acknowledged=cleared)
+
+    def _cleared(self, topic: str) -> None:
+        """Forget a topic that the broker has cleared: until then the next start has to know of it."""
+        if topic not in self._known:
+            self._store.change_retained(removed=[topic]).add_done_callback(log_failure)
 
 
 def _json(topic: str, payload: bytes, *, qos: int = 0) -> Message:

@@ -505,11 +505,16 @@ class Side:
         self.sent: list[Message] = []
         self.discovery = Discovery(Topics(base), prefix=settings.get("prefix", "homeassistant"), version="")
         self.publisher = Publisher(
-            *(cast("Core", core), store, Topics(base), MqttSettings(), lambda message, **_: self.sent.append(message)),
+            *(cast("Core", core), store, Topics(base), MqttSettings(), self._send),
             elsewhere=self._stays,
         )
         made = HomeAssistantSettings(**settings)
         self.homeassistant = HomeAssistant(cast("Core", core), store, Topics(base), made, self.publisher)
+
+    def _send(self, message: Message, *, on_acknowledged: Callable[[], None] | None = None, **_: Any) -> None:
+        self.sent.append(message)
+        if on_acknowledged is not None:
+            on_acknowledged()
 
     def _stays(self, topic: str) -> bool:
         return self.homeassistant.keeps(topic)

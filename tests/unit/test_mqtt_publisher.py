@@ -107,6 +107,12 @@ class Side:
     def json(self, topic: str) -> Any:
         return json.loads(self.last(topic).message.payload)
 
+    def acknowledge(self) -> None:
+        """Let the broker have all that was sent."""
+        for one in self.sent:
+            if one.on_acknowledged is not None:
+                one.on_acknowledged()
+
     async def settled(self) -> None:
         """Wait for what the store was given."""
         await self.store.fact("nothing")
@@ -443,11 +449,26 @@ async def test_a_workflow_that_goes_is_cleared(side: Side) -> None:
     cleared = {one.message.topic for one in side.sent if not one.message.payload}
     assert cleared == {f"c/workflow/fox/{what}" for what in ("state", "values", "status", "image", "result")}
     assert all(one.message.retain and one.policy is Policy.KEEP for one in side.sent if not one.message.payload)
+    # A bridge that ends before the broker has that must clear it at its next start.
+    await side.settled()
+    assert cleared <= await side.store.retained()
+    side.acknowledge()
     await side.settled()
     assert not any("/fox/" in topic for topic in await side.store.retained())
     side.sent.clear()
     side.publisher.greet()
     assert not any("/fox/" in topic for topic in side.topics())
+
+
+async def test_a_workflow_that_comes_back_before_it_is_cleared_stays_known(side: Side) -> None:
+    side.publisher.greet()
+    side.core.names.remove("fox")
+    side.happen(events.WorkflowsChanged())
+    side.core.names.append("fox")
+    side.happen(events.WorkflowsChanged())
+    side.acknowledge()
+    await side.settled()
+    assert "c/workflow/fox/values" in await side.store.retained()
 
 
 async def test_a_job_that_ends_after_its_workflow_has_gone_leaves_nothing_retained(side: Side) -> None:
@@ -475,6 +496,7 @@ async def test_what_an_earlier_start_left_is_cleared_at_the_greeting(tmp_path: P
         assert {"c/backend/gone/state", "old-base/workflow/photo/state", "c/workflow/fox/image"} <= cleared
         assert not any("photo" in topic and topic.startswith("c/") for topic in cleared)
         assert "c/backend/b/state" not in cleared
+        side.acknowledge()
         await side.settled()
         assert not any("fox" in topic or "gone" in topic or "old" in topic for topic in await side.store.retained())
 
