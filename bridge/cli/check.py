@@ -21,6 +21,7 @@ from bridge.http.addresses import Addresses, check_listening
 from bridge.jobs.model import CHAIN
 from bridge.jobs.store import Store
 from bridge.mqtt.brokers import BrokerOptions, launch
+from bridge.mqtt.embedded import check_port
 from bridge.mqtt.link import Link
 from bridge.mqtt.message import Message
 from bridge.mqtt.reasons import LinkError
@@ -179,6 +180,7 @@ def _check_embedded(settings: Settings, report: Report) -> None:
     mqtt = settings.mqtt
     try:
         launch(BrokerOptions(Path(), mqtt.embedded_port, mqtt.embedded_host, mqtt.broker_command))
+        check_port(mqtt.embedded_host, mqtt.embedded_port)
     except BridgeError as error:
         report.add("FAIL", "broker", error.message)
         return

@@ -22,7 +22,7 @@ from bridge.errors import SettingsError
 from bridge.locks import take_lock
 from bridge.mqtt.brokers import BrokerOptions, Launch, find_nats_server, launch
 
-__all__ = ["BrokerOptions", "EmbeddedBroker", "find_nats_server"]
+__all__ = ["BrokerOptions", "EmbeddedBroker", "check_port", "find_nats_server"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,9 @@ class EmbeddedBroker:
                 path.touch(mode=0o600)
                 path.write_text(text, encoding="utf-8", newline="\n")
         except OSError as error:
-            raise SettingsError(f"the embedded broker's folder {options.data} cannot be used: {error}") from error
+            raise SettingsError(
+                f"the embedded broker's folder {options.data} cannot be used: {error.strerror or error}"
+            ) from error
         if options.host not in {"127.0.0.1", "::1", "localhost"} and options.username is None:
             logger.warning("the embedded broker at %s:%d is open to everyone", options.host, options.port)
 
@@ -123,7 +125,7 @@ class EmbeddedBroker:
         if self._launch is None:
             raise RuntimeError("enter the context first")
         options = self._options
-        await asyncio.to_thread(_check_port, options.host, options.port)
+        await asyncio.to_thread(check_port, options.host, options.port)
         with (options.data / "broker.err").open("wb") as output:
             try:
                 # A session of its own: Ctrl-C must reach the bridge, which says goodbye through the broker.
@@ -138,7 +140,7 @@ class EmbeddedBroker:
                 )
             except OSError as error:
                 raise SettingsError(
-                    f"the embedded broker {self._launch.arguments[0]} cannot be run: {error}"
+                    f"the embedded broker {self._launch.arguments[0]} cannot be run: {error.strerror or error}"
                 ) from error
         record = {"pid": self._process.pid, "arguments": self._launch.arguments}
         (options.data / "broker.json").write_text(json.dumps(record), encoding="utf-8")
@@ -174,8 +176,8 @@ class EmbeddedBroker:
         return ""
 
 
-def _check_port(host: str, port: int) -> None:
-    """Raise `SettingsError` if nobody could listen there."""
+def check_port(host: str, port: int) -> None:
+    """Raise `SettingsError`, with what to do, if nobody could listen there."""
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -192,7 +194,8 @@ def _check_port(host: str, port: int) -> None:
                 f'or mqtt.url = "mqtt://{host}:{port}" if that is a broker to be used'
             ) from error
         raise SettingsError(
-            f"the embedded broker cannot listen on {host}:{port} (mqtt.embedded_host, mqtt.embedded_port): {error}"
+            f"the embedded broker cannot listen on {host}:{port} (mqtt.embedded_host, mqtt.embedded_port): "
+            f"{error.strerror or error}"
         ) from error
 
 

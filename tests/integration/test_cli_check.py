@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
@@ -199,6 +200,10 @@ async def test_a_broker_of_3_1_1_and_the_built_in_one(tmp_path: Path) -> None:
         done = await run(tmp_path, "check", *embedded)
         assert done.code == 0, done
         assert "will be started" in lines(done, "broker")[0]
+        taken = urlsplit(comfy.url).port
+        done = await run(tmp_path, "check", *options(plan), "-o", f"mqtt.embedded_port={taken}")
+        assert done.code == 1, done
+        assert f"port {taken} is taken by another program" in lines(done, "broker")[0]
         async with nats(tmp_path / "nats", port=port):
             done = await run(tmp_path, "check", *embedded)
             assert done.code == 0, done
