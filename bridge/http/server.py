@@ -68,6 +68,7 @@ class HttpFace:
                 self._core.addresses["http"] = context.addresses.base
             if context.addresses.relay is not None:
                 self._core.addresses["relay"] = context.addresses.relay
+            self._core.health_parts["deliveries"] = context.deliveries.health
             # The one that ends a waiting request comes last: what it asks for then is there.
             for part in (context.metrics, context.kept, context.feeds, context.texts, context.relay, context.ends):
                 stack.enter_context(self._hub.subscribed(part.listen))

@@ -60,6 +60,11 @@ class Deliveries:
         self._secret = settings.webhooks.secret
         self._guard = Guard(settings.security.allowed_hosts, time_limit=settings.media.fetch_timeout)
         self._webhooks = Webhooks(self._guard)
+        self._owed = 0
+
+    def health(self) -> dict[str, int]:
+        """Return the entry of `bridge/health`: how many requests are owed something, those that have yet to end too."""
+        return {"owed": self._owed}
 
     async def take_up(self) -> None:
         """Go on with what is owed from before."""
@@ -82,21 +87,25 @@ class Deliveries:
         self._tasks.spawn(self._deliver(asked), f"the delivery of the request {asked.id}")
 
     async def _deliver(self, asked: Asked) -> None:
+        self._owed += 1
         try:
-            job = None if asked.job_id is None else await self._end_of(asked.job_id)
-            ended_at = asked.queued_at if job is None else shapes.moment(job["finished_at"])
-            left = ended_at + LONGEST - self._clock()
-            if left <= 0:
-                logger.warning("what the request %s is owed is given up: it ended more than a day ago", asked.id)
-            else:
-                await self._send(asked, job, left)
+            await self._finish(asked)
         except UnknownPrompt:
             logger.warning("what the request %s is owed is given up: its job is no longer in the store", asked.id)
+        finally:
+            self._owed -= 1
+            asked.uploaded()  # nobody waits any longer, whatever happened
         asked.hook = None
-        asked.uploaded()
         await self._store.keep_delivery(asked.key, asked.note(), owed=False)
 
-    async def _send(self, asked: Asked, job: Mapping[str, Any] | None, left: float) -> None:
+    async def _finish(self, asked: Asked) -> None:
+        """Wait for the end of a request and send what is to be sent. Raises UnknownPrompt."""
+        job = None if asked.job_id is None else await self._end_of(asked.job_id)
+        ended_at = asked.queued_at if job is None else shapes.moment(job["finished_at"])
+        left = ended_at + LONGEST - self._clock()
+        if left <= 0:
+            logger.warning("what the request %s is owed is given up: it ended more than a day ago", asked.id)
+            return
         if job is not None and job["status"] == "completed" and (asked.bucket is not None or asked.base64):
             await self._reachable(job)
         if job is not None and asked.bucket is not None:

@@ -185,6 +185,7 @@ async def test_a_webhook_that_was_not_taken_is_sent_after_a_restart(
         await post(house.http, {"workflow_json": plain(), "request_id": "late", "webhook": webhook})
         async with asyncio.timeout(PATIENCE):
             await hook.asked.wait()
+        assert (await house.http.get("/api/health")).json()["deliveries"] == {"owed": 1}
         await stop(house)
         assert database(house.plan).stat().st_mode & 0o777 == 0o600
         assert [owed for owed, _ in notes(house.plan)] == [1]
@@ -196,6 +197,7 @@ async def test_a_webhook_that_was_not_taken_is_sent_after_a_restart(
             assert "hidden" not in "".join(await settled(house.plan))
         async with bridge(house.plan):
             await house.http.get("/result/late")
+            assert (await house.http.get("/api/health")).json()["deliveries"] == {"owed": 0}
         assert len(hook.bodies) == 2
     ours = [record.getMessage() for record in caplog.records if record.name.startswith(("bridge", "stamina"))]
     assert any("webhook" in line or "stamina" in line for line in ours)
