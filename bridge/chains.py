@@ -215,7 +215,7 @@ class Chains:
             if job.interrupting:
                 return Status.INTERRUPTED, None
             part = run.parts.get(step.name)
-            if part is not None and part.status in {SKIPPED, Status.COMPLETED.value}:
+            if part is not None and _is_over(part, step):
                 continue
             earlier = {name: one for name, one in run.parts.items() if name != step.name}
             if not applies(step.when, earlier, await self._texts(run)):
@@ -224,11 +224,11 @@ class Chains:
                 await self._note(run, Part(step.name, SKIPPED))
                 continue
             await self._run_step(run, step, part)
-        wrong = [step for step in run.chain.steps if run.parts.get(step.name, _NONE).status == Status.FAILED.value]
-        handled = {step.when.step for step in run.chain.steps if step.when is not None}
-        for step in wrong:
-            if step.name not in handled:
-                return Status.FAILED, await self._step_error(run, step)
+        foreseen = {(step.when.step, step.when.status) for step in run.chain.steps if step.when is not None}
+        for step in run.chain.steps:
+            status = run.parts.get(step.name, _NONE).status
+            if status in {Status.FAILED, Status.INTERRUPTED} and (step.name, status) not in foreseen:
+                return Status(status), await self._step_error(run, step)
         return Status.COMPLETED, None
 
     async def _run_step(self, run: _Run, step: Step, part: Part | None) -> None:
@@ -268,8 +268,6 @@ class Chains:
             if known is not None and expires_at is not None and (known.error or {}).get("code") == Expired.code:
                 raise documents.expired(run.job)
             if status is not Status.FAILED or tries > step.retry or run.job.interrupting:
-                if status is Status.INTERRUPTED and not run.job.interrupting:
-                    raise _of_step(step, ExecutionError("its job was interrupted"), job_id)
                 return
 
     async def _run_part(self, run: _Run, step: Step, job_id: str, expires_at: float | None) -> None:
@@ -381,6 +379,10 @@ class Chains:
 
 
 _NONE = Part("", "")
+
+
+def _is_over(part: Part, step: Step) -> bool:
+    return part.status != Status.RUNNING and (part.status != Status.FAILED or part.tries > step.retry)
 
 
 def _of_step(step: Step, error: BridgeError, job_id: str | None, *, code: str | None = None) -> StepError:

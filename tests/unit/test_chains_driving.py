@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from bridge import chains, events
 from bridge.chains import Chains
 from bridge.errors import BackendOffline, BadValue, StoreError
 from bridge.jobs import documents
-from bridge.jobs.chains import read_chain
+from bridge.jobs.chains import Chain, read_chain
 from bridge.jobs.model import Job, Output, Status
 from bridge.jobs.reporter import Reporter
 from bridge.jobs.store import Store
@@ -34,12 +35,15 @@ PICTURE = Output(0, "9", "a.png", "", "output", "image/png", None)
 
 
 class Parts:
-    """Runs parts at once. away: how often the backend that has the picture does not answer."""
+    """Runs parts at once. away: how often the backend that has the picture does not answer; ends: by workflow."""
 
-    def __init__(self, hub: events.Hub, *, away: int = 0, refuse: bool = False) -> None:
+    def __init__(
+        self, hub: events.Hub, *, away: int = 0, refuse: bool = False, ends: Mapping[str, Status] | None = None
+    ) -> None:
         self._hub = hub
         self._away = away
         self._refuse = refuse
+        self._ends = ends or {}
         self.jobs: dict[str, Job] = {}
 
     async def run_part(
@@ -50,8 +54,10 @@ class Parts:
         job = Job(job_id, workflow, {}, 0.0, parent=chain.id, order=chain.order, expires_at=expires_at)
         job.outputs = (PICTURE,)
         self.jobs[job_id] = job
-        for status in (Status.QUEUED, Status.RUNNING, Status.COMPLETED):
+        for status in (Status.QUEUED, Status.RUNNING, self._ends.get(workflow, Status.COMPLETED)):
             job.status = status
+            if status in {Status.FAILED, Status.INTERRUPTED}:
+                job.error = {"code": "out_of_memory", "message": "too big"}
             self._hub.publish(events.JobStatus(job_id, workflow, documents.status(job), final=status.final))
 
     async def end_part(self, job_id: str) -> None:
@@ -73,7 +79,9 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         yield made
 
 
-async def drive(store: Store, hub: events.Hub, parts: Parts, told: list[events.Event] | None = None) -> Job:
+async def drive(
+    store: Store, hub: events.Hub, parts: Parts, told: list[events.Event] | None = None, chain: Chain = CHAIN
+) -> Job:
     driver = Chains(store, hub, Reporter(store, hub, clock=lambda: 1.0, max_output=1000), parts, clock=lambda: 1.0)
     over = asyncio.Event()
 
@@ -86,7 +94,7 @@ async def drive(store: Store, hub: events.Hub, parts: Parts, told: list[events.E
 
     with hub.subscribed(listen):
         job = Job(ID, "duo", {}, 0.0)
-        await driver.start(CHAIN, [(job, {})])
+        await driver.start(chain, [(job, {})])
         async with asyncio.timeout(10):
             await over.wait()
         await driver.close()
@@ -181,3 +189,51 @@ async def test_a_step_waits_before_it_runs_and_so_does_the_chain(store: Store) -
         *("queued", "running", "completed"),
     ]
     assert set(job.durations) == {"queued", "running", "total"}
+
+
+def foreseeing(status: str) -> Chain:
+    """Draw, and do something else if that ended so."""
+    steps = [{"name": "draw", "workflow": "fox"}, {"workflow": "img", "when": {"step": "draw", "status": status}}]
+    return read_chain({"steps": steps}, where="foreseeing.toml")
+
+
+@pytest.mark.parametrize("end", [Status.FAILED, Status.INTERRUPTED])
+async def test_an_end_that_a_later_step_is_for_does_not_end_the_chain(store: Store, end: Status) -> None:
+    hub = events.Hub()
+    job = await drive(store, hub, Parts(hub, ends={"fox": end}), chain=foreseeing(end))
+    assert (job.status, job.error, [part["status"] for part in job.parts]) == (
+        *(Status.COMPLETED, None),
+        [end, "completed"],
+    )
+
+
+@pytest.mark.parametrize("end", [Status.FAILED, Status.INTERRUPTED])
+async def test_one_that_nobody_foresaw_does(store: Store, end: Status) -> None:
+    hub = events.Hub()
+    job = await drive(store, hub, Parts(hub, ends={"fox": end}), chain=foreseeing("completed"))
+    assert (job.status, [part["status"] for part in job.parts]) == (end, [end, "skipped"])
+    assert job.error is not None
+    assert (job.error["code"], job.error["message"]) == ("out_of_memory", "step 'draw': too big")
+
+
+async def test_a_restart_does_not_run_a_step_again_that_failed_and_was_foreseen(store: Store) -> None:
+    hub = events.Hub()
+    parts = Parts(hub, ends={"fox": Status.FAILED})
+    job = Job(ID, "duo", {}, 0.0, kind="chain")
+    chain = foreseeing("failed")
+    payload = json.dumps({"chain": chain.to_json(), "values": {}}).encode()
+    job.status, job.parts = Status.RUNNING, ({"step": "draw", "status": "failed", "job_id": "j", "tries": 1},)
+    await store.add([(job, payload)])
+    driver = Chains(store, hub, Reporter(store, hub, clock=lambda: 1.0, max_output=1000), parts, clock=lambda: 1.0)
+    over = asyncio.Event()
+
+    def listen(event: events.Event) -> None:
+        driver.listen(event)
+        if isinstance(event, events.JobStatus) and event.final and event.job_id == ID:
+            over.set()
+
+    with hub.subscribed(listen):
+        await driver.load()
+        async with asyncio.timeout(10):
+            await over.wait()
+    assert [one.workflow for one in parts.jobs.values()] == ["img"]
