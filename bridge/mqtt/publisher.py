@@ -12,6 +12,7 @@ from bridge import events
 from bridge.core import Core
 from bridge.jobs.store import Store
 from bridge.mqtt import payloads
+from bridge.mqtt.foremost import Foremost
 from bridge.mqtt.message import Message
 from bridge.mqtt.outbox import Policy
 from bridge.mqtt.throttle import Throttle
@@ -72,6 +73,7 @@ class Publisher:
         self._noting = False
         self._greeted = False
         self._progress: Throttle[events.Document] = Throttle(settings.progress_per_second, self._send_progress)
+        self._foremost = Foremost()
         self._latest: Throttle[events.Document] = Throttle(settings.progress_per_second, self._send_latest)
         self._previews: Throttle[Message] = Throttle(
             settings.previews_per_second, lambda _, message: self._send(message, policy=Policy.LATEST)
@@ -212,7 +214,12 @@ class Publisher:
     def _on_progress(self, event: events.JobProgress) -> None:
         self._progress.put(event.job_id, event.document)
         if event.workflow is not None:
-            self._latest.put(event.workflow, event.document)
+            self._tell_latest(event.workflow, event.document)
+
+    def _tell_latest(self, workflow: str, document: events.Document, *, ended: bool = False) -> None:
+        for one in self._foremost.take(workflow, document):
+            # Many short jobs one after the other are no news for whoever wants the latest; an end never waits.
+            self._latest.put(workflow, one, urgent=ended and one is document)
 
     def _send_progress(self, job_id: str, document: events.Document) -> None:
         message = _json(self._topics.prompt(job_id, "status"), payloads.dump(document), qos=1)
@@ -228,8 +235,7 @@ class Publisher:
         payload = payloads.dump(event.document)
         status = str(event.document["status"])
         if event.workflow is not None:
-            # Many short jobs one after the other are no news for whoever wants the latest; an end never waits.
-            self._latest.put(event.workflow, event.document, urgent=event.final)
+            self._tell_latest(event.workflow, event.document, ended=event.final)
             if status in _EVENT_TYPES:
                 document = {"event_type": _EVENT_TYPES[status], **event.document}
                 topic = self._topics.workflow(event.workflow, "event")

@@ -362,6 +362,18 @@ async def test_progress_and_previews_of_a_workflow_are_throttled_and_the_newest_
         assert side.json("c/workflow/fox/status")["percent"] == 29
 
 
+async def test_a_job_that_waits_hides_none_that_runs(tmp_path: Path) -> None:
+    async with opened(tmp_path, progress_per_second=20) as side:
+        side.happen(progress(40), status("queued", "k"), progress(50))
+        await until(lambda: side.json("c/workflow/fox/status") == progress(50).document)
+        side.happen(status("interrupted", "k", final=True))
+        assert side.json("c/workflow/fox/status")["status"] == "interrupted"
+        await until(lambda: side.json("c/workflow/fox/status") == progress(50).document)
+        told = [json.loads(one.message.payload) for one in side.sent if one.message.topic == "c/workflow/fox/status"]
+        assert [one["status"] for one in told] == ["running", "running", "interrupted", "running"]
+        assert side.topics("c/prompt/k/status")
+
+
 async def test_the_queue_is_throttled(side: Side) -> None:
     for _ in range(50):
         side.happen(events.QueueChanged())
