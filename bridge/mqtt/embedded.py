@@ -8,6 +8,7 @@ import errno
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -21,6 +22,8 @@ from typing import IO, NoReturn, Self
 from bridge.errors import SettingsError
 from bridge.locks import take_lock
 from bridge.mqtt.brokers import BrokerOptions, Launch, find_nats_server, launch
+from bridge.mqtt.link import Link, LinkError
+from bridge.mqtt.options import ConnectionOptions
 
 __all__ = ["BrokerOptions", "EmbeddedBroker", "check_port", "find_nats_server"]
 
@@ -154,7 +157,32 @@ class EmbeddedBroker:
                     f"the embedded broker does not listen on port {options.port} after {_START:g} s{self._last_words()}"
                 )
             await asyncio.sleep(_POLL)
+        await self._be_first_client()
         logger.info("the embedded broker listens on %s", self.url)
+
+    async def _be_first_client(self) -> None:
+        """Connect once: nats-server reads what is retained when its first client comes, often too late for that one."""
+        options = self._options
+        if options.command is not None:
+            return
+        first = Link(
+            ConnectionOptions(
+                url=self.url,
+                client_id=f"comfy-bridge-first-{secrets.token_hex(4)}",
+                username=options.username,
+                password=options.password,
+            ),
+            "3.1.1",
+            on_message=lambda _message: None,
+            on_acknowledged=lambda _number, _refusal: None,
+            on_room=lambda: None,
+        )
+        try:
+            await first.open(None)
+        except LinkError as error:
+            logger.warning("the embedded broker does not let its first client in: %s", error)
+        else:
+            await first.close()
 
     async def _close(self) -> None:
         """Stop the broker; the stop is completed even when we are cancelled meanwhile."""
