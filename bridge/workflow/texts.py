@@ -172,7 +172,7 @@ def _is_of(side: str, name: str) -> bool:
 
 
 def _is_text_of(side: str, name: str) -> bool:
-    return re.fullmatch(rf"((text|prompt)_)?{side}(_(text|prompt|g|l))?", name.lower()) is not None
+    return re.fullmatch(rf"((text|prompt)_)?({side}|{side[:3]})(_(text|prompt|g|l))?", name.lower()) is not None
 
 
 def _hands_on(name: str, side: str) -> bool:

@@ -492,6 +492,16 @@ def test_short_names_of_sides() -> None:
     assert (table(derive(graph))["prompt"], table(derive(graph))["negative"]) == (["6.text"], ["7.text"])
 
 
+def test_short_names_of_texts() -> None:
+    graph = graph_of(
+        n3=sampler(positive=["6", 0], negative=["6", 1]),
+        n5=LATENT,
+        n6=node("SomeEncoder", pos_prompt="a fox", neg_prompt="blurry", style="photo"),
+        n9=SAVE,
+    )
+    assert (table(derive(graph))["prompt"], table(derive(graph))["negative"]) == (["6.pos_prompt"], ["6.neg_prompt"])
+
+
 def test_pipes_lead_to_the_texts_and_the_size() -> None:
     graph = graph_of(
         n1=node(
