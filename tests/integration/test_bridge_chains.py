@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.support.bridge_process import BridgeProcess, ComfyProcess, House, Plan, ended, house
+from bridge.testing import StandIn
+from tests.support.bridge_process import BridgeProcess, ComfyProcess, House, Plan, bridge, ended, house
 from tests.support.graphs import Graph, img2img, node, sleep, txt2img
 from tests.support.mqtt_eye import Eye, watching
 
@@ -99,6 +100,23 @@ async def test_a_step_gets_what_an_earlier_one_made(tmp_path: Path, broker_port:
         assert here.eye.last("workflow/duo/image").payload == pictures[1]
         assert (await final(here.eye, chain_id))["status"] == "completed"
         assert len(here.eye.of(f"batch/{chain_id}/result")) == 1
+
+
+async def test_a_picture_goes_from_one_server_to_another(tmp_path: Path, broker_port: int) -> None:
+    async with (
+        StandIn(data=tmp_path / "one", without=["LoadImage"]) as draws,
+        StandIn(data=tmp_path / "other", without=["EmptyLatentImage"]) as turns,
+    ):
+        more = chains(tmp_path, duo=TWO_STEPS) | {"comfyui": {"urls": [draws.url, turns.url]}}
+        plan = Plan(tmp_path, f"mqtt://127.0.0.1:{broker_port}", draws.url, workflows=workflows(), more=more)
+        async with watching(broker_port, plan.base) as eye, bridge(plan):
+            await eye.payload("bridge/state", "online")
+            data = await eye.done("queue", {"workflow": "duo", "count": 2})
+            for chain_id in data["prompt_ids"]:
+                result = await eye.over(chain_id)
+                assert result["status"] == "completed", result
+                made = [eye.of(f"prompt/{part['job_id']}/result")[0].json["backend"] for part in result["parts"]]
+                assert made == [f"127-0-0-1-{draws.port}", f"127-0-0-1-{turns.port}"]
 
 
 async def test_a_step_that_fails_names_itself_and_is_tried_again(tmp_path: Path, broker_port: int) -> None:
