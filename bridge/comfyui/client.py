@@ -135,6 +135,14 @@ class ComfyClient:
             raise self._stranger("GET /history")
         return entry
 
+    async def knows(self, prompt_id: str) -> bool:
+        """Tell whether a prompt waits, runs or is in the history."""
+        # In this order: it goes from the one to the other under one lock.
+        queue = await self.queue()
+        if any(item.prompt_id == prompt_id for item in (*queue.running, *queue.pending)):
+            return True
+        return await self.history(prompt_id) is not None
+
     async def delete_history(self, *prompt_ids: str) -> None:
         """Make ComfyUI forget prompts that are over."""
         if prompt_ids:

@@ -15,6 +15,7 @@ from bridge.comfyui import protocol
 from bridge.comfyui.client import ComfyClient
 from bridge.comfyui.shapes import HistoryEntry
 from bridge.comfyui.socket import ComfySocket
+from bridge.errors import BridgeError
 from bridge.jobs.lifecycle import Change, Lifecycle
 from bridge.jobs.model import Job, Output, Payload, slug_of_url
 from bridge.workflow.needs import Catalogue
@@ -187,19 +188,27 @@ class Backend:
         self.offline_since = None
         self.uploaded.clear()
         self.suspicious.set()
-        # After a mere change of connection it is as warm as before.
-        if self.warm_up is None or self.active:
+        if self.warm_up is None:
             self._come_online()
         else:
             self._warming = asyncio.get_running_loop().create_task(self._warm(self.warm_up))
 
     async def _warm(self, warm_up: Callable[[Backend], Awaitable[None]]) -> None:
         try:
-            await warm_up(self)
+            # After a mere change of connection it is as warm as before.
+            if not await self._remembers():
+                await warm_up(self)
         except Exception:
             logger.exception("the warm-up of %s failed inside the bridge; it is used all the same", self.name)
         if self.socket.connected:
             self._come_online()
+
+    async def _remembers(self) -> bool:
+        """Tell whether the server knows a prompt of ours: one that was restarted knows none."""
+        try:
+            return any([await self.client.knows(job_id) for job_id in tuple(self.active)])
+        except BridgeError:
+            return bool(self.active)
 
     def _come_online(self) -> None:
         self.online = True

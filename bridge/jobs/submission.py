@@ -144,12 +144,11 @@ class Submitter:
         """
         client = backend.client
         try:
-            if await _queued(client, job.id):
-                return True
             if isinstance(job.error, dict) and job.error.get("code") == errors.OutOfMemory.code:
                 await client.free(unload_models=True, free_memory=True)
-            while (entry := await client.history(job.id)) is not None:
-                if entry.status_str == "success":
+            while await client.knows(job.id):
+                entry = await client.history(job.id)
+                if entry is None or entry.status_str == "success":
                     return True
                 await client.delete_history(job.id)
         except (errors.BackendOffline, errors.TimedOut) as error:
@@ -182,14 +181,9 @@ def _key(value: ImageValue) -> str:
     return f"{value.filename} {value.sha256} {value.mask}"
 
 
-async def _queued(client: ComfyClient, prompt_id: str) -> bool:
-    queue = await client.queue()
-    return any(item.prompt_id == prompt_id for item in (*queue.running, *queue.pending))
-
-
 async def _may_have(client: ComfyClient, prompt_id: str) -> bool:
     """Tell whether the server knows a prompt; True too if it cannot be asked."""
     try:
-        return await _queued(client, prompt_id) or await client.history(prompt_id) is not None
+        return await client.knows(prompt_id)
     except (errors.BackendOffline, errors.TimedOut):
         return True

@@ -87,6 +87,22 @@ async def test_the_warm_up_comes_before_online(tmp_path: Path, broker_port: int)
         assert result["status"] == "completed"
 
 
+async def test_one_that_died_in_mid_run_is_warmed_up_before_its_job_comes_back(
+    tmp_path: Path, broker_port: int
+) -> None:
+    async with supervised(tmp_path, broker_port, warmup="plain") as (eye, backend, port):
+        await eye.payload(f"backend/{backend}/state", "online")
+        prompt_id = await eye.queue({"workflow": "sleep", "values": {"1.seconds": 1.0, "1.steps": 10}})
+        await eye.first(f"prompt/{prompt_id}/event/execution_start")
+        async with httpx.AsyncClient() as http:
+            with contextlib.suppress(httpx.TransportError):
+                await http.post(f"http://127.0.0.1:{port}/standin/faults", json={"die": True})
+        assert (await eye.over(prompt_id))["status"] == "completed"
+        ran = list((await stats(port))["executed"])
+        assert len(ran) == 2
+        assert ran[1] == prompt_id
+
+
 async def test_one_for_each_address_that_is_ours(tmp_path: Path, broker_port: int) -> None:
     mine, other, foreign = free_port(), free_port(), free_port()
 

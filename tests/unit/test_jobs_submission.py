@@ -11,7 +11,7 @@ import pytest
 
 from bridge import errors, events
 from bridge.comfyui.client import ComfyClient, Submitted
-from bridge.comfyui.shapes import FileRef, HistoryEntry, QueueItem, QueueState
+from bridge.comfyui.shapes import FileRef, HistoryEntry
 from bridge.jobs import submission
 from bridge.jobs.backend import Active, Backend
 from bridge.jobs.model import ImageValue, Job, Payload
@@ -37,8 +37,8 @@ class Server:
         self.files: set[str] = set()
         self.uploads = 0
 
-    async def queue(self) -> QueueState:
-        return QueueState(tuple(QueueItem(0, one) for one in self.running), ())
+    async def knows(self, prompt_id: str) -> bool:
+        return prompt_id in self.running or prompt_id in self.ended
 
     async def history(self, prompt_id: str) -> HistoryEntry | None:
         status = self.ended.get(prompt_id)
