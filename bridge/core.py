@@ -384,8 +384,10 @@ class Core:
         return await self._health.document()
 
     async def free(self, request: requests.Free) -> dict[str, Any]:
-        """Free the memory of every backend that answers."""
+        """Free the memory of every backend that answers. Raises BackendOffline if none does."""
         done = await self._runner.pool.free_memory(unload_models=request.unload_models, free_memory=request.free_memory)
+        if not done:
+            raise errors.BackendOffline("no ComfyUI server answers, so no memory was freed")
         return {"backends": done}
 
     def info(self) -> dict[str, Any]:

@@ -759,7 +759,7 @@ async def test_health_and_info_are_json_without_secrets(folder: Path, clock: Clo
 
 
 async def test_free_without_a_backend(bench: Bench) -> None:
-    assert await bench.core.free(requests.Free()) == {"backends": []}
+    assert await code_of(bench.core.free(requests.Free())) == "backend_offline"
 
 
 async def test_the_log_level(bench: Bench) -> None:
