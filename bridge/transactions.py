@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from bridge.errors import StoreError
+from bridge.errors import Internal, StoreError
 from bridge.jobs.model import CHAIN, Job
 from bridge.jobs.store import TRANSACTION_AGE, Store
 
@@ -52,7 +52,10 @@ class Transactions:
             self._replies[transaction] = (self._monotonic() - age, future)
 
     async def once(self, command: str, key: str, run: Callable[[], Awaitable[Reply]]) -> Reply:
-        """Run a command, or return the answer that it had; one that still runs is waited for."""
+        """Run a command, or return the answer that it had; one that still runs is waited for.
+
+        A refusal changed nothing and is not remembered: who sends the command again means it.
+        """
         self._forget()
         known = self._replies.get((command, key))
         if known is not None:
@@ -66,6 +69,9 @@ class Transactions:
             future.cancel()
             raise
         future.set_result(reply)
+        if reply["status"] != "ok" and reply.get("code") != Internal.code:
+            del self._replies[command, key]
+            return reply
         try:
             await self._store.add_transaction(command, key, reply)
         except StoreError as error:

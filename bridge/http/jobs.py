@@ -120,7 +120,7 @@ def picture_of(job: Mapping[str, Any], wanted: int | None) -> Mapping[str, Any] 
 async def once(context: Context, command: str, transaction: str | None, run: Callable[[], Awaitable[Data]]) -> Data:
     """Run a command, or return what it answered when it came with this transaction before.
 
-    Raises what the command raises; for a repeated one that failed, an error of the same code and words.
+    Raises what the command raises; who sent it meanwhile too gets an error of the same code and words.
     """
     if transaction is None:
         return await run()

@@ -86,6 +86,23 @@ async def test_one_that_still_runs_is_waited_for(store: Store, clock: Clock) -> 
     assert run.runs == 1
 
 
+async def test_a_refusal_is_not_remembered(store: Store, clock: Clock) -> None:
+    transactions, run = await loaded(store, clock), Counting()
+
+    async def refused() -> dict[str, Any]:
+        return {"status": "error", "code": "queue_full", "error": "…", "data": {}}
+
+    async def broken() -> dict[str, Any]:
+        return {"status": "error", "code": "internal", "error": "…", "data": {}}
+
+    assert (await transactions.once("queue", "t", refused))["code"] == "queue_full"
+    assert (await (await loaded(store, clock)).once("queue", "t", run))["status"] == "ok"
+    assert (await transactions.once("queue", "t", run))["status"] == "ok"
+    # What a defect has left nobody knows.
+    assert (await transactions.once("queue", "u", broken))["code"] == "internal"
+    assert (await transactions.once("queue", "u", run))["code"] == "internal"
+
+
 async def test_it_outlives_a_restart(url: str, clock: Clock) -> None:
     run = Counting()
     async with Store(url, keep=1e6, clock=clock) as opened:
