@@ -25,15 +25,15 @@ class Patience:
     longest: float = 60.0
 
 
-async def persist(send_once: Callable[[], Awaitable[None]], patience: Patience, *, within: float | None = None) -> None:
-    """Send until it is taken; `within` seconds, no attempt begins after them.
+async def persist(send_once: Callable[[], Awaitable[None]], patience: Patience) -> None:
+    """Send until it is taken.
 
     Raises what `send_once` raises: BackendOffline, after the last attempt, says how many there were.
     """
     retries = stamina.retry_context(
         on=BackendOffline,
         attempts=patience.attempts,
-        timeout=within,
+        timeout=None,
         wait_initial=patience.pause,
         wait_max=patience.longest,
         wait_jitter=patience.pause / 2,

@@ -58,9 +58,13 @@ class Webhooks:
                 await send(self._guard, "POST", address, body, headers=headers, time_limit=time_limit)
 
         try:
-            await persist(post, self._patience, within=within)
+            async with asyncio.timeout(within):
+                await persist(post, self._patience)
         except BridgeError as error:
             logger.warning("a webhook was not taken: %s", error.message)
+            return False
+        except TimeoutError:
+            logger.warning("a webhook was not taken: its time is over")
             return False
         return True
 
