@@ -18,7 +18,7 @@ _CODE = re.compile(rb"<Code>([A-Za-z]{1,60})</Code>")
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often something is tried, and for how long. Seconds; a pause is twice the one before, up to `longest`."""
+    """How often something is tried. Pauses are seconds; each is twice the one before, up to `longest`."""
 
     attempts: int
     pause: float = 1.0
@@ -38,14 +38,12 @@ async def persist(send_once: Callable[[], Awaitable[None]], patience: Patience) 
         wait_max=patience.longest,
         wait_jitter=patience.pause / 2,
     )
-    tried = 0
     try:
         async for attempt in retries:
-            tried = attempt.num
             with attempt:
                 await send_once()
     except BackendOffline as error:
-        raise BackendOffline(f"{error.message}, {tried} times") from None
+        raise BackendOffline(f"{error.message}, {patience.attempts} times") from None
 
 
 async def send(
