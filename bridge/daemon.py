@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from bridge import events
 from bridge.comfyui.process import ComfyProcess
 from bridge.core import Core
-from bridge.errors import BridgeError, SettingsError, StoreError
+from bridge.errors import BridgeError
 from bridge.jobs.backend import Backend
 from bridge.jobs.runner import Runner
 from bridge.jobs.store import Store
@@ -27,6 +27,7 @@ from bridge.mqtt.brokers import BrokerOptions
 from bridge.mqtt.embedded import EmbeddedBroker
 from bridge.mqtt.face import MqttFace
 from bridge.settings import Settings
+from bridge.tasks import supervise
 from bridge.watching import watch_folder
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PRUNE_EVERY = 3600.0
-_LONGEST_PAUSE = 60.0
 
 
 async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]] | None = None) -> None:
@@ -98,24 +98,6 @@ async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]]
                 for one in faces:
                     one.cancel()
                 await asyncio.wait(faces)
-
-
-async def supervise(name: str, run_it: Callable[[], Awaitable[None]]) -> None:
-    """Run a part, and again with growing pauses when it fails; wrong settings and a broken store end it all."""
-    pause = 1.0
-    loop = asyncio.get_running_loop()
-    while True:
-        began = loop.time()
-        try:
-            await run_it()
-        except (SettingsError, StoreError):
-            raise
-        except Exception:
-            logger.exception("%s failed; it is started again in %g s", name, pause)
-        else:
-            return
-        await asyncio.sleep(pause)
-        pause = 1.0 if loop.time() - began > 2 * _LONGEST_PAUSE else min(2 * pause, _LONGEST_PAUSE)
 
 
 async def _housekeeping(core: Core, store: Store) -> None:

@@ -1,15 +1,17 @@
-"""Work that nobody awaits: held while it runs, ended together, and its failures logged rather than lost."""
+"""Work that must not end in silence: tasks that nobody awaits, and parts that begin again when they fail."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, SettingsError, StoreError
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_PAUSE = 60.0
 
 
 class Tasks:
@@ -46,3 +48,21 @@ def log_failure(future: asyncio.Future[None]) -> None:
     error = None if future.cancelled() else future.exception()
     if error is not None:
         logger.error("%s", error)
+
+
+async def supervise(name: str, run_it: Callable[[], Awaitable[None]], *, first_pause: float = 1.0) -> None:
+    """Run a part, and again with growing pauses (seconds) when it fails; wrong settings and a broken store end it all."""
+    pause = first_pause
+    loop = asyncio.get_running_loop()
+    while True:
+        began = loop.time()
+        try:
+            await run_it()
+        except (SettingsError, StoreError):
+            raise
+        except Exception:
+            logger.exception("%s failed; it is started again in %g s", name, pause)
+        else:
+            return
+        await asyncio.sleep(pause)
+        pause = first_pause if loop.time() - began > 2 * _LONGEST_PAUSE else min(2 * pause, _LONGEST_PAUSE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from bridge.jobs.store import Store
 from bridge.jobs.submission import Again, Submitter, refused_before, reserve
 from bridge.jobs.waiting import Waiting
 from bridge.settings import Settings
-from bridge.tasks import Tasks, log_failure
+from bridge.tasks import Tasks, log_failure, supervise
 from bridge.workflow.needs import catalogue
 
 logger = logging.getLogger(__name__)
@@ -100,10 +101,12 @@ class Runner:
             try:
                 async with asyncio.TaskGroup() as group:
                     for backend in self.pool.backends:
-                        group.create_task(backend.run(), name=f"backend {backend.name}")
+                        name = f"the websocket of {backend.name}"
+                        group.create_task(supervise(name, backend.run), name=name)
                         reconciler = Reconciler(backend, stall_timeout=self._settings.comfyui.stall_timeout)
-                        group.create_task(reconciler.run(self.pool.others_online), name=f"reconciler {backend.name}")
-                    group.create_task(self._dispatch(), name="dispatcher")
+                        look = functools.partial(reconciler.run, self.pool.others_online)
+                        group.create_task(supervise(f"the watch on {backend.name}", look), name=f"watch {backend.name}")
+                    group.create_task(supervise("the dispatcher", self._dispatch), name="dispatcher")
             finally:
                 await self._abandon()
 

@@ -1,4 +1,4 @@
-"""Work that nobody awaits: it is ended with its owner, and what fails is logged."""
+"""Work that must not end in silence: it ends with its owner or begins again, and what fails is logged."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from bridge.errors import StoreError
-from bridge.tasks import Tasks, log_failure
+from bridge.errors import BridgeError, SettingsError, StoreError
+from bridge.tasks import Tasks, log_failure, supervise
 from tests.support.brokers import until
 
 
@@ -49,3 +49,28 @@ async def test_a_write_that_fails_is_logged(caplog: pytest.LogCaptureFixture) ->
     future.set_exception(StoreError("the disk is full"))
     await until(lambda: bool(caplog.records))
     assert caplog.messages == ["the disk is full"]
+
+
+async def test_a_part_that_fails_is_begun_again_until_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    begun = 0
+
+    async def part() -> None:
+        nonlocal begun
+        begun += 1
+        if begun < 4:
+            raise ZeroDivisionError
+
+    await supervise("the part", part, first_pause=0.001)
+    assert begun == 4
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the part failed; it is started again in {pause} s" for pause in ("0.001", "0.002", "0.004")
+    ]
+
+
+@pytest.mark.parametrize("error", [SettingsError("wrong"), StoreError("broken")])
+async def test_what_a_person_has_to_mend_ends_it_all(error: BridgeError) -> None:
+    async def part() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        await supervise("the part", part)
