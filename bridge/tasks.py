@@ -51,7 +51,7 @@ def log_failure(future: asyncio.Future[None]) -> None:
 
 
 async def supervise(name: str, run_it: Callable[[], Awaitable[None]], *, first_pause: float = 1.0) -> None:
-    """Run a part, and again with growing pauses (seconds) when it fails; wrong settings and a broken store end it all."""
+    """Run a part, and again with growing pauses when it fails; wrong settings and a broken store end it all."""
     pause = first_pause
     loop = asyncio.get_running_loop()
     while True:
