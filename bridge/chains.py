@@ -75,6 +75,7 @@ class _Run:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when that job has ended."""
     percent: float = 0.0
+    previews: int = 0
 
 
 class Chains:
@@ -181,6 +182,17 @@ class Chains:
                 if isinstance(event, events.JobProgress):
                     run.percent = float(event.document["percent"])
                     self._hub.publish(events.JobProgress(run.job.id, run.job.workflow, self._document(run)))
+            case events.PromptPreview():
+                run = self._of_part.get(event.job_id)
+                if run is not None:
+                    run.previews += 1
+                    chain = run.job
+                    # Who is given frames has had the part's.
+                    self._hub.publish(
+                        dataclasses.replace(
+                            event, job_id=chain.id, workflow=chain.workflow, seq=run.previews, frame=b""
+                        )
+                    )
 
     def _go(self, run: _Run) -> None:
         self._runs[run.job.id] = run

@@ -61,7 +61,7 @@ class PromptPreview:
     content_type: str
     image: bytes
     frame: bytes = b""
-    """The frame that it came in, verbatim."""
+    """The frame that it came in, verbatim; none in a chain's, which repeats those of its parts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,7 +211,7 @@ class Relay:
     def listen(self, event: events.Event) -> None:
         """Take an event."""
         match event:
-            case events.PromptPreview():
+            case events.PromptPreview() if event.frame:
                 self._send(Frame.of_preview(event))
             case events.PromptEvent():
                 raw = event.raw if event.frame is None else event.frame

@@ -98,6 +98,11 @@ async def test_a_step_gets_what_an_earlier_one_made(tmp_path: Path, broker_port:
         assert all(abs(255 - a - b) <= 2 for a, b in zip(red, inverted, strict=True))
         assert here.eye.outputs(chain_id) == here.eye.outputs(turn)
         assert here.eye.last("workflow/duo/image").payload == pictures[1]
+        made = {one.payload for part in (draw, turn) for one in here.eye.of(f"prompt/{part}/preview")}
+        shown = [one.payload for one in here.eye.of(f"prompt/{chain_id}/preview")]
+        assert shown
+        assert made.issuperset(shown)
+        assert here.eye.last("workflow/duo/preview").payload in made
         assert (await final(here.eye, chain_id))["status"] == "completed"
         assert len(here.eye.of(f"batch/{chain_id}/result")) == 1
 

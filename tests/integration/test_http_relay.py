@@ -90,6 +90,16 @@ async def test_previews_with_metadata_are_verbatim(tmp_path: Path) -> None:
             assert json.loads(frame[8 : 8 + size])["prompt_id"] == job["id"]
 
 
+async def test_previews_of_a_chain_come_once_as_those_of_its_step(tmp_path: Path) -> None:
+    async with http_house(tmp_path, step_delay=0.01) as here, listening(here, "?previews=metadata") as client:
+        chain = (await here.http.post("/api/jobs", json={"steps": [{"workflow": "fox"}]})).json()
+        images = [frame for frame in await frames(client) if isinstance(frame, bytes)]
+        part = (await here.becomes(chain["id"], "completed"))["parts"][0]["job_id"]
+        assert images
+        for frame in images:
+            assert json.loads(frame[8 : 8 + int.from_bytes(frame[4:8], "big")])["prompt_id"] == part
+
+
 async def test_msgpack(tmp_path: Path) -> None:
     async with http_house(tmp_path, step_delay=0.01) as here, listening(here, "?format=msgpack") as client:
         job = await here.run("fox", wait=20)
