@@ -21,7 +21,6 @@ from bridge.mqtt.reasons import LinkError, NotAccepted
 from bridge.mqtt.topics import Topics
 from bridge.settings import MqttSettings
 
-_HOST = "127.0.0.1"
 _RETAINED = 0.5
 """Seconds in which a broker hands out what is retained."""
 _ALIVE = 2.0
@@ -45,17 +44,17 @@ async def choose(settings: MqttSettings, data: Path, *, port: int) -> Choice:
         options = broker.client_options(settings, "demo")
         await _alone(options, settings.base_topic)
         return Choice({}, f"{options.address} (yours)")
-    url = f"mqtt://{_HOST}:{port}"
-    wanted = settings.model_copy(update={"url": url})
-    options = broker.client_options(wanted, "demo")
-    is_taken = await _answers(_HOST, port)
+    host = settings.embedded_host
+    options = broker.client_options(settings.model_copy(update={"url": "embedded", "embedded_port": port}), "demo")
+    url = str(options.address)
+    is_taken = await _answers(options.address.host, port)
     if is_taken:
         await _alone(options, settings.base_topic)
-    built_in = BrokerOptions(data, port, _HOST, settings.broker_command or _command(data, needed=not is_taken))
+    built_in = BrokerOptions(data, port, host, settings.broker_command or _command(data, needed=not is_taken))
     if is_taken and not await _was_left(built_in):
         return Choice({"url": url}, f"{url} (was there)")
     return Choice(
-        {"url": "embedded", "embedded_port": port, "embedded_host": _HOST, "broker_command": built_in.command},
+        {"url": "embedded", "embedded_port": port, "embedded_host": host, "broker_command": built_in.command},
         f"{url} (built in)",
     )
 

@@ -7,7 +7,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from bridge.mqtt.options import parse_url
+from bridge.mqtt.brokers import BrokerOptions
+from bridge.mqtt.embedded import EmbeddedBroker
+from bridge.mqtt.options import Address, parse_url
 from bridge.settings import MqttSettings
 
 _NO_BYTES = ("+/+/preview", "+/+/output/#", "+/+/image")
@@ -43,13 +45,12 @@ def introduction(settings: MqttSettings, *, broker: str, comfyui: str, data: Pat
 def client_arguments(settings: MqttSettings) -> str:
     """Return what mosquitto's clients need to find the broker, with a space before it; nothing for the usual place."""
     words = []
-    address = None if settings.url == "embedded" else parse_url(settings.url)
-    host, port = (address.host, address.port) if address else (settings.embedded_host, settings.embedded_port)
-    if host not in {"127.0.0.1", "localhost"}:
-        words += ["-h", shlex.quote(host)]
-    if port != 1883:
-        words += ["-p", str(port)]
-    username = settings.username or (address.username if address else None)
+    address = _address(settings)
+    if address.host not in {"127.0.0.1", "localhost"}:
+        words += ["-h", shlex.quote(address.host)]
+    if address.port != 1883:
+        words += ["-p", str(address.port)]
+    username = settings.username or address.username
     if username:
         words += ["-u", shlex.quote(username), "-P", "PASSWORD"]
     if settings.tls_ca is not None:
@@ -60,14 +61,19 @@ def client_arguments(settings: MqttSettings) -> str:
 def own_arguments(settings: MqttSettings) -> str:
     """Return what our own commands need to find the bridge, with a space before it."""
     words = []
-    if settings.url == "embedded":
-        if settings.embedded_port != 1883:
-            words += ["--mqtt-url", f"mqtt://{settings.embedded_host}:{settings.embedded_port}"]
-    elif str(parse_url(settings.url)) != "mqtt://127.0.0.1:1883":
-        words += ["--mqtt-url", str(parse_url(settings.url))]
+    address = str(_address(settings))
+    if address != "mqtt://127.0.0.1:1883":
+        words += ["--mqtt-url", shlex.quote(address)]
     if settings.base_topic != "comfyui":
         words += ["--base-topic", settings.base_topic]
     return "".join(f" {word}" for word in words)
+
+
+def _address(settings: MqttSettings) -> Address:
+    """Return where a client on this machine finds the broker."""
+    if settings.url != "embedded":
+        return parse_url(settings.url)
+    return parse_url(EmbeddedBroker(BrokerOptions(Path(), settings.embedded_port, settings.embedded_host)).url)
 
 
 def command() -> str:

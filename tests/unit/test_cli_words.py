@@ -27,6 +27,8 @@ def test_previews_are_told_from_the_command_line_of_comfyui(argv: list[str], mak
         (MqttSettings(), "", ""),
         (MqttSettings(url="embedded"), "", ""),
         (MqttSettings(url="embedded", embedded_port=1884), " -p 1884", " --mqtt-url mqtt://127.0.0.1:1884"),
+        (MqttSettings(url="embedded", embedded_host="0.0.0.0"), "", ""),  # noqa: S104
+        (MqttSettings(url="embedded", embedded_host="::1"), " -h ::1", " --mqtt-url 'mqtt://[::1]:1883'"),
         (MqttSettings(url="mqtt://me:word@nas:1883"), " -h nas -u me -P PASSWORD", " --mqtt-url mqtt://nas:1883"),
         (MqttSettings(base_topic="a/b"), "", " --base-topic a/b"),
     ],
