@@ -41,6 +41,19 @@ async def sub(port: int, *arguments: str) -> list[str]:
     return output.decode().splitlines()
 
 
+async def retained(port: int, filters: str) -> list[str]:
+    """What a new subscriber gets at once.
+
+    nats-server reads what is retained when the first client of a start comes, who may be faster, and once in some
+    hundred starts the second one too: whoever asks again gets it.
+    """
+    for _ in range(10):
+        found = await sub(port, "-t", filters, "-C", "1", "-W", "1")
+        if found:
+            return found
+    return []
+
+
 @pytest.fixture(params=[None, "mosquitto"])
 def options(request: pytest.FixtureRequest, tmp_path: Path) -> BrokerOptions:
     """nats-server and mosquitto."""
@@ -127,7 +140,7 @@ async def test_sessions_and_retained_messages_outlive_a_kill(tmp_path: Path) -> 
             assert await bridge.connection.drain(20)
         received = await sub(port, "-t", "in/#", "-q", "1", "-c", "-i", "sleeper", "-C", "21", "-W", "20")
         assert received == [str(number) for number in range(21)]
-        assert await sub(port, "-t", "kept/#", "-C", "1", "-W", "5") == ["retained"]
+        assert await retained(port, "kept/#") == ["retained"]
         supervisor.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await supervisor
@@ -141,7 +154,7 @@ async def test_it_ends_with_its_context_and_keeps_its_data(options: BrokerOption
             if turn == 0:
                 await pub(options.port, "kept/x", "-r", "-q", "1", "-m", "still here")
             else:
-                assert await sub(options.port, "-t", "kept/#", "-C", "1", "-W", "5") == ["still here"]
+                assert await retained(options.port, "kept/#") == ["still here"]
         assert broker.pid is None
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
