@@ -10,6 +10,8 @@ from typing import Any
 
 from bridge import events
 from bridge.core import Core
+from bridge.jobs import documents
+from bridge.jobs.model import Job
 from bridge.jobs.store import Store
 from bridge.mqtt import payloads
 from bridge.mqtt.foremost import Foremost
@@ -35,6 +37,9 @@ _EVENT_TYPES = {
     "failed": "failed",
     "interrupted": "interrupted",
 }
+_LOOKED_THROUGH = 2_000
+"""Jobs of earlier starts, for the last one of each workflow."""
+
 _QUEUE_PER_SECOND = 4.0
 _SO_FAR = "stream/prompt"
 
@@ -68,6 +73,8 @@ class Publisher:
         self._send = send
         self._retained: dict[str, Message] = {}
         self._known: set[str] = set()
+        self._ended: dict[str, Job] = {}
+        """By workflow, the last job of the earlier starts."""
         self._unnoted: set[str] = set()
         """Jobs whose end the broker has, and the store has not noted it yet."""
         self._noting = False
@@ -93,8 +100,11 @@ class Publisher:
     # The connection's life
 
     async def start(self) -> None:
-        """Take up which topics are retained at the broker."""
+        """Take up which topics are retained at the broker, and how the last job of each workflow ended."""
         self._known = await self._store.retained()
+        for job in await self._store.finished(_LOOKED_THROUGH):
+            if job.workflow is not None:
+                self._ended.setdefault(job.workflow, job)
 
     def greet(self) -> None:
         """Publish all that the broker should hold, but for `bridge/state`: called after each connect."""
@@ -346,10 +356,19 @@ class Publisher:
         self._retain_document(self._topics.bridge("workflows"), self._core.workflows())
         for name in self._core.workflow_names():
             self._publish_values(name)
-            status = self._topics.workflow(name, "status")
-            if status not in self._known:
-                self._retain_document(status, {"id": None, "status": "idle", "workflow": name, "percent": 0.0})
+            self._publish_status_before(name)
         self.publish_workflow_states()
+
+    def _publish_status_before(self, workflow: str) -> None:
+        """Publish a workflow's status of the earlier starts: a broker that lost power holds an older one, or none."""
+        topic = self._topics.workflow(workflow, "status")
+        if topic in self._retained:
+            return
+        job = self._ended.pop(workflow, None)
+        if job is not None:
+            self._retain_document(topic, documents.status(job))
+        elif self._topics.workflow(workflow, "result") not in self._known:
+            self._retain_document(topic, {"id": None, "status": "idle", "workflow": workflow, "percent": 0.0})
 
     def _publish_values(self, workflow: str) -> None:
         self._retain_document(self._topics.workflow(workflow, "values"), self._core.values(workflow))

@@ -513,6 +513,37 @@ async def test_what_an_earlier_start_left_is_cleared_at_the_greeting(tmp_path: P
         assert not any("fox" in topic or "gone" in topic or "old" in topic for topic in await side.store.retained())
 
 
+async def test_a_later_start_tells_again_how_the_last_job_of_each_workflow_ended(tmp_path: Path) -> None:
+    async with opened(tmp_path) as side:
+        for n, word in enumerate((Status.COMPLETED, Status.FAILED)):
+            job = Job(f"j{n}", "fox", {}, float(n), status=word, finished_at=float(n))
+            await side.store.add([(job, Payload({}).dump())])
+            await side.store.save(job)
+        # The broker may have lost everything: `owl` ran so long ago that nobody knows, `photo` never did.
+        statuses = [f"c/workflow/{name}/status" for name in ("fox", "owl", "photo")]
+        await side.store.change_retained(added=[*statuses, "c/workflow/owl/result"])
+    async with opened(tmp_path) as side:
+        side.core.names = ["fox", "owl", "photo"]
+        side.publisher.greet()
+        told = side.json("c/workflow/fox/status")
+        assert (told["id"], told["status"]) == ("j1", "failed")
+        assert side.json("c/workflow/photo/status")["status"] == "idle"
+        assert side.topics("c/workflow/owl/status") == []
+        side.happen(status("running"), events.WorkflowsChanged())
+        assert side.json("c/workflow/fox/status")["status"] == "running"
+
+
+async def test_what_runs_already_is_not_hidden_by_what_an_earlier_start_ended(tmp_path: Path) -> None:
+    async with opened(tmp_path) as side:
+        job = Job("old", "fox", {}, 0.0, status=Status.COMPLETED, finished_at=0.0)
+        await side.store.add([(job, Payload({}).dump())])
+        await side.store.save(job)
+        await side.publisher.start()
+        side.happen(progress(40))
+        side.publisher.greet()
+        assert side.json("c/workflow/fox/status") == progress(40).document
+
+
 async def test_values_of_a_workflow_that_has_just_gone_harm_nobody(side: Side) -> None:
     def gone(name: str | None = None) -> dict[str, Any]:
         from bridge.errors import UnknownWorkflow
