@@ -1,7 +1,7 @@
 """The daemon: builds the parts, starts them in order, and stops them in reverse when it is cancelled.
 
-Only wrong settings and a store that cannot be opened are fatal. A face that fails is started again with growing
-pauses and harms no other.
+Only wrong settings and a store that cannot be opened are fatal; a full disk is waited for. A face that fails is started
+again with growing pauses and harms no other.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge import events
 from bridge.comfyui.process import ComfyProcess
 from bridge.core import Core
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, StoreFull
 from bridge.jobs.backend import Backend
 from bridge.jobs.runner import Runner
 from bridge.jobs.store import Store
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PRUNE_EVERY = 3600.0
+_FULL_PAUSE = 2.0
 
 
 async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]] | None = None) -> None:
@@ -50,7 +51,7 @@ async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]]
         if settings.mqtt.url == "embedded":
             broker = await stack.enter_async_context(EmbeddedBroker(_broker_options(settings)))
             url = broker.url
-        store = await stack.enter_async_context(Store(settings.store.url, keep=settings.store.keep))
+        store = await stack.enter_async_context(_opened(Store(settings.store.url, keep=settings.store.keep)))
         runner = Runner(settings, store, hub)
         core = Core(settings, store, Library(settings.workflows.dir), runner, hub)
         await core.start()
@@ -98,6 +99,23 @@ async def run(settings: Settings, *, on_ready: Callable[[Core], Awaitable[None]]
                 for one in faces:
                     one.cancel()
                 await asyncio.wait(faces)
+
+
+@contextlib.asynccontextmanager
+async def _opened(store: Store) -> AsyncIterator[Store]:
+    """Open the store, once its disk has room: what starts us gives up on a bridge that ends at once a few times."""
+    told = False
+    async with contextlib.AsyncExitStack() as stack:
+        while True:
+            try:
+                await stack.enter_async_context(store)
+                break
+            except StoreFull as error:
+                if not told:
+                    logger.error("%s; the bridge starts when there is room", error.message)
+                told = True
+                await asyncio.sleep(_FULL_PAUSE)
+        yield store
 
 
 async def _housekeeping(core: Core, store: Store) -> None:

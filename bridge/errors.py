@@ -44,6 +44,7 @@ BridgeError
  +- SettingsError            `settings`           fatal at the start
  +- StoreError               `store`              fatal at the start
      +- StoreInUse           `store`              by another bridge
+     +- StoreFull            `store`              waited for at the start
 """
 
 from __future__ import annotations
@@ -350,3 +351,7 @@ class StoreError(BridgeError):
 
 class StoreInUse(StoreError):
     """Another bridge runs on the store."""
+
+
+class StoreFull(StoreError):
+    """The disk of the store has no room to open it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import queue
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
-from bridge.errors import StoreError, StoreInUse
+from bridge.errors import StoreError, StoreFull, StoreInUse
 from bridge.locks import take_lock
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Database:
             self._give_up()
             if isinstance(error, sqlite3.Error | OSError):
                 words = f"the store {self._path} cannot be opened: {error}; see store.url"
-                raise StoreError(words) from error
+                raise (StoreFull if _is_full(error) else StoreError)(words) from error
             raise
 
     def _claim(self) -> None:
@@ -206,6 +207,12 @@ class Database:
             connection.execute(f"PRAGMA synchronous={level}")
             self._level = level
         connection.execute("BEGIN IMMEDIATE")
+
+
+def _is_full(error: sqlite3.Error | OSError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOSPC
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 def _resolve(operations: list[_Operation]) -> None:

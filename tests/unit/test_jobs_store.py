@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bridge.errors import FileMissing, SettingsError, StoreError, StoreInUse
+from bridge.errors import FileMissing, SettingsError, StoreError, StoreFull, StoreInUse
 from bridge.jobs.database import Database
 from bridge.jobs.model import ImageValue, Job, Output, Payload, Status
 from bridge.jobs.store import TRANSACTION_AGE, Store
@@ -278,6 +279,22 @@ async def test_another_version_is_refused_with_a_sentence(url: str, clock: Clock
     with pytest.raises(StoreError, match=r"version 99.*store\.url"):
         async with store(url, clock):
             pass
+
+
+async def test_a_disk_without_room_for_the_store_is_told_apart(url: str, clock: Clock, monkeypatch: Any) -> None:
+    def full(_: Database) -> sqlite3.Connection:
+        with contextlib.closing(sqlite3.connect(":memory:")) as db:
+            db.execute("PRAGMA max_page_count = 1")
+            db.execute("CREATE TABLE t (x)")
+        raise AssertionError("there was room")
+
+    monkeypatch.setattr(Database, "_connect", full)
+    with pytest.raises(StoreFull, match=r"full.*store\.url"):
+        async with store(url, clock):
+            pass
+    monkeypatch.undo()
+    async with store(url, clock):
+        pass
 
 
 async def test_a_file_that_is_no_store_is_refused(tmp_path: Path, clock: Clock) -> None:
