@@ -172,6 +172,11 @@ class Core:
         """Set an image to the given bytes."""
         found = self.workflow(workflow)
         targets = found.image_targets(node)
+        if _is_name(data):
+            raise errors.BadValue(
+                "the payload is not an image but a text; the bytes of a JPEG, PNG or WebP are needed, "
+                'or {"filename": "…"} for a picture that ComfyUI has'
+            )
         self._media.check(data)
         await self._values.set_images(found, dict.fromkeys(targets, data))
         return self._set(found, targets)

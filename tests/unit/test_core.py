@@ -697,6 +697,12 @@ async def test_a_batch_that_has_ended_is_over(bench: Bench) -> None:
     assert await code_of(bench.core.interrupt(requests.Interrupt(batch_id=batch))) == "already_over"
 
 
+async def test_a_name_in_place_of_an_image_is_told_how_it_is_given(bench: Bench) -> None:
+    with pytest.raises(BridgeError, match=r'not an image but a text.*\{"filename": "…"\}') as caught:
+        await bench.core.update_image_bytes(None, b"example.png", workflow="photo")
+    assert caught.value.code == "bad_value"
+
+
 async def test_what_is_wrong_about_an_image_names_its_parameter(bench: Bench) -> None:
     with pytest.raises(BridgeError, match=r"'image\.filname' is not a field.*did you mean 'filename'"):
         await bench.core.update_values({"image": {"filname": "x"}}, workflow="photo")
