@@ -17,6 +17,7 @@ from bridge.mqtt import payloads
 from bridge.mqtt.foremost import Foremost
 from bridge.mqtt.message import Message
 from bridge.mqtt.outbox import Policy
+from bridge.mqtt.retained import Retained, Send
 from bridge.mqtt.throttle import Throttle
 from bridge.mqtt.topics import Topics
 from bridge.settings import MqttSettings
@@ -43,16 +44,11 @@ _LOOKED_THROUGH = 2_000
 _QUEUE_PER_SECOND = 4.0
 _SO_FAR = "stream/prompt"
 
-Send = Callable[..., None]
-"""`Connection.publish`."""
-
 
 class Publisher:
     """Listens to the hub (`listen`) and publishes; never waits.
 
-    It remembers what is retained, to publish it again after a reconnect, and has the store remember the topics, so
-    that those of workflows and backends that are gone are cleared, even by a later start. elsewhere: tells whether a
-    topic outside of the base topic is to stay.
+    elsewhere: tells whether a topic outside of the base topic is to stay retained.
     """
 
     def __init__(
@@ -66,13 +62,11 @@ class Publisher:
         elsewhere: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._core = core
-        self._elsewhere = elsewhere
         self._store = store
         self._topics = topics
         self._settings = settings
         self._send = send
-        self._retained: dict[str, Message] = {}
-        self._known: set[str] = set()
+        self._retained = Retained(core, store, topics, send, elsewhere)
         self._ended: dict[str, Job] = {}
         """By workflow, the last job of the earlier starts."""
         self._unnoted: set[str] = set()
@@ -101,7 +95,7 @@ class Publisher:
 
     async def start(self) -> None:
         """Take up which topics are retained at the broker, and how the last job of each workflow ended."""
-        self._known = await self._store.retained()
+        await self._retained.start()
         for job in await self._store.finished(_LOOKED_THROUGH):
             if job.workflow is not None:
                 self._ended.setdefault(job.workflow, job)
@@ -109,15 +103,13 @@ class Publisher:
     def greet(self) -> None:
         """Publish all that the broker should hold, but for `bridge/state`: called after each connect."""
         self._greeted = True
-        self._clear_stale()
-        for message in self._retained.values():
-            self._send(message, policy=Policy.KEEP, key=message.topic)
-        self._retain_document(self._topics.bridge("info"), self._core.info())
+        self._retained.greet()
+        self._retained.put_document(self._topics.bridge("info"), self._core.info())
         self._publish_workflows()
         self._send_queue()
         for backend in self._core.backends():
             topic = self._topics.backend(str(backend["name"]), "state")
-            self._retain(topic, ONLINE if backend["online"] else OFFLINE)
+            self._retained.put(topic, ONLINE if backend["online"] else OFFLINE)
         self.publish_workflow_states()
 
     def say_online(self) -> None:
@@ -172,10 +164,10 @@ class Publisher:
                 topic = self._topics.backend_event(event.backend, event.event_type)
                 self._send(_json(topic, event.raw.encode(errors="replace")), policy=Policy.DROP)
             case events.BackendState():
-                self._retain(self._topics.backend(event.backend, "state"), ONLINE if event.online else OFFLINE)
+                self._retained.put(self._topics.backend(event.backend, "state"), ONLINE if event.online else OFFLINE)
                 self.publish_workflow_states()
             case events.WorkflowsChanged():
-                self._clear_stale()
+                self._retained.clear_stale()
                 self._publish_workflows()
             case events.ValuesChanged():
                 self._publish_values(event.workflow)
@@ -184,13 +176,13 @@ class Publisher:
             case events.PromptWritten():
                 self._on_prompt_written(event)
             case events.WriterState():
-                self._retain(self._topics.ollama("state"), ONLINE if event.online else OFFLINE)
+                self._retained.put(self._topics.ollama("state"), ONLINE if event.online else OFFLINE)
             case events.WriterModels():
-                self._retain_document(self._topics.ollama("models"), event.document)
+                self._retained.put_document(self._topics.ollama("models"), event.document)
             case events.ModelPull():
                 self._on_pull(event)
             case events.PromptValuesChanged():
-                self._retain_document(self._topics.ollama("values"), event.document)
+                self._retained.put_document(self._topics.ollama("values"), event.document)
 
     def log(self, document: Mapping[str, Any]) -> None:
         """Publish an entry of the log."""
@@ -198,13 +190,13 @@ class Publisher:
 
     def publish_health(self, document: Mapping[str, Any]) -> None:
         """Publish `bridge/health`."""
-        self._retain_document(self._topics.bridge("health"), document)
+        self._retained.put_document(self._topics.bridge("health"), document)
 
     def publish_workflow_states(self) -> None:
         """Publish of each workflow whether some backend that can run it is up."""
         payload = ONLINE if self._core.online() else OFFLINE
         for name in self._core.workflow_names():
-            self._retain(self._topics.workflow(name, "state"), payload)
+            self._retained.put(self._topics.workflow(name, "state"), payload)
 
     def _on_prompt_event(self, event: events.PromptEvent) -> None:
         topic = self._topics.prompt_event(event.job_id, event.event_type)
@@ -238,7 +230,7 @@ class Publisher:
     def _send_latest(self, workflow: str, document: events.Document) -> None:
         payload = payloads.dump(document)
         self._send(_json(self._topics.workflow(workflow, "progress"), payload), policy=Policy.LATEST)
-        self._retain(self._topics.workflow(workflow, "status"), payload)
+        self._retained.put(self._topics.workflow(workflow, "status"), payload)
 
     def _on_status(self, event: events.JobStatus) -> None:
         self._progress.drop(event.job_id)
@@ -293,7 +285,7 @@ class Publisher:
             )
         is_picture = event.answer and content_type.startswith("image/")
         if event.workflow is not None and is_picture and len(data) <= self._settings.max_retained_image:
-            self._retain(
+            self._retained.put(
                 self._topics.workflow(event.workflow, "image"),
                 data,
                 content_type=content_type,
@@ -313,7 +305,7 @@ class Publisher:
         self._send(_json(self._topics.prompt(event.job_id, "result"), payload, qos=1), policy=Policy.KEEP)
         if event.workflow is not None:
             self._previews.drop(self._topics.workflow(event.workflow, "preview"))
-            self._retain(self._topics.workflow(event.workflow, "result"), payload)
+            self._retained.put(self._topics.workflow(event.workflow, "result"), payload)
 
     def _on_prompt_text(self, event: events.PromptText) -> None:
         user = (("id", event.idea_id),)
@@ -344,16 +336,14 @@ class Publisher:
 
     def retain(self, topic: str, document: Mapping[str, Any]) -> None:
         """Publish a document that the broker is to hold from now on."""
-        self._retain_document(topic, document)
+        self._retained.put_document(topic, document)
 
     def repeat(self, topics: Iterable[str]) -> None:
         """Publish again what is retained on these topics."""
-        for topic in topics:
-            if topic in self._retained:
-                self._send(self._retained[topic], policy=Policy.KEEP, key=topic)
+        self._retained.repeat(topics)
 
     def _publish_workflows(self) -> None:
-        self._retain_document(self._topics.bridge("workflows"), self._core.workflows())
+        self._retained.put_document(self._topics.bridge("workflows"), self._core.workflows())
         for name in self._core.workflow_names():
             self._publish_values(name)
             self._publish_status_before(name)
@@ -362,74 +352,19 @@ class Publisher:
     def _publish_status_before(self, workflow: str) -> None:
         """Publish a workflow's status of the earlier starts: a broker that lost power holds an older one, or none."""
         topic = self._topics.workflow(workflow, "status")
-        if topic in self._retained:
+        if self._retained.holds(topic):
             return
         job = self._ended.pop(workflow, None)
         if job is not None:
-            self._retain_document(topic, documents.status(job))
-        elif self._topics.workflow(workflow, "result") not in self._known:
-            self._retain_document(topic, {"id": None, "status": "idle", "workflow": workflow, "percent": 0.0})
+            self._retained.put_document(topic, documents.status(job))
+        elif not self._retained.knows(self._topics.workflow(workflow, "result")):
+            self._retained.put_document(topic, {"id": None, "status": "idle", "workflow": workflow, "percent": 0.0})
 
     def _publish_values(self, workflow: str) -> None:
-        self._retain_document(self._topics.workflow(workflow, "values"), self._core.values(workflow))
+        self._retained.put_document(self._topics.workflow(workflow, "values"), self._core.values(workflow))
 
     def _send_queue(self) -> None:
-        self._retain_document(self._topics.queue_state(), self._core.queue_state())
-
-    def _retain_document(self, topic: str, document: Mapping[str, Any]) -> None:
-        self._retain(topic, payloads.dump(document), content_type=payloads.JSON)
-
-    def _retain(
-        self,
-        topic: str,
-        payload: bytes,
-        *,
-        content_type: str | None = None,
-        user: tuple[tuple[str, str], ...] = (),
-    ) -> None:
-        if content_type is None and payload[:1] == b"{":
-            content_type = payloads.JSON
-        text = content_type in {None, payloads.JSON}
-        message = Message(topic, payload, qos=1, retain=True, content_type=content_type, user=user, text=text)
-        if self._is_stale(topic):  # a job may outlive the file of its workflow
-            return
-        if self._retained.get(topic) == message:
-            return
-        self._retained[topic] = message
-        if topic not in self._known:
-            self._known.add(topic)
-            self._store.change_retained(added=[topic]).add_done_callback(log_failure)
-        self._send(message, policy=Policy.KEEP, key=topic)
-
-    def _clear_stale(self) -> None:
-        """Clear the topics of workflows and backends that are gone."""
-        self._clear(topic for topic in self._known if self._is_stale(topic))
-
-    def _is_stale(self, topic: str) -> bool:
-        match self._topics.owner(topic):
-            case None:  # of another base topic, or a device of Home Assistant
-                return not self._elsewhere(topic)
-            case ("workflow", name):
-                return name not in self._core.workflow_names()
-            case ("backend", name):
-                return name not in self._core.backend_names()
-        return False
-
-    def _clear(self, topics: Iterable[str]) -> None:
-        # Home Assistant loses a device before the states of it.
-        stale = sorted(topics, key=lambda topic: self._topics.owner(topic) is not None)
-        if not stale:
-            return
-        for topic in stale:
-            self._retained.pop(topic, None)
-            self._known.discard(topic)
-            cleared = functools.partial(self._cleared, topic)
-            self._send(Message(topic, b"", qos=1, retain=True), policy=Policy.KEEP, key=topic, on_acknowledged=cleared)
-
-    def _cleared(self, topic: str) -> None:
-        """Forget a topic that the broker has cleared: until then the next start has to know of it."""
-        if topic not in self._known:
-            self._store.change_retained(removed=[topic]).add_done_callback(log_failure)
+        self._retained.put_document(self._topics.queue_state(), self._core.queue_state())
 
 
 def _json(topic: str, payload: bytes, *, qos: int = 0) -> Message:
