@@ -76,9 +76,7 @@ class Publisher:
         self._progress: Throttle[events.Document] = Throttle(settings.progress_per_second, self._send_progress)
         self._foremost = Foremost()
         self._latest: Throttle[events.Document] = Throttle(settings.progress_per_second, self._send_latest)
-        self._previews: Throttle[Message] = Throttle(
-            settings.previews_per_second, lambda _, message: self._send(message, policy=Policy.LATEST)
-        )
+        self._previews: Throttle[events.PromptPreview] = Throttle(settings.previews_per_second, self._send_preview)
         self._batches: Throttle[events.BatchStatus] = Throttle(
             settings.progress_per_second,
             lambda topic, event: self._send(_json(topic, payloads.dump(event.document), qos=1), policy=Policy.LATEST),
@@ -206,12 +204,15 @@ class Publisher:
 
     def _on_preview(self, event: events.PromptPreview) -> None:
         topic = self._topics.prompt(event.job_id, "preview")
-        user: tuple[tuple[str, str], ...] = (("node", event.node or ""), ("seq", str(event.seq)))
+        user = (("node", event.node or ""), ("seq", str(event.seq)))
         self._send(Message(topic, event.image, content_type=event.content_type, user=user), policy=Policy.LATEST)
         if event.workflow is not None:
-            topic = self._topics.workflow(event.workflow, "preview")
-            user = (("prompt_id", event.job_id), *user)
-            self._previews.put(topic, Message(topic, event.image, content_type=event.content_type, user=user))
+            self._previews.put(event.workflow, event)
+
+    def _send_preview(self, workflow: str, event: events.PromptPreview) -> None:
+        topic = self._topics.workflow(workflow, "preview")
+        user = (("prompt_id", event.job_id), ("node", event.node or ""), ("seq", str(event.seq)))
+        self._send(Message(topic, event.image, content_type=event.content_type, user=user), policy=Policy.LATEST)
 
     def _on_progress(self, event: events.JobProgress) -> None:
         self._progress.put(event.job_id, event.document)
@@ -304,7 +305,7 @@ class Publisher:
         payload = payloads.dump(event.document)
         self._send(_json(self._topics.prompt(event.job_id, "result"), payload, qos=1), policy=Policy.KEEP)
         if event.workflow is not None:
-            self._previews.drop(self._topics.workflow(event.workflow, "preview"))
+            self._previews.drop(event.workflow)
             self._retained.put(self._topics.workflow(event.workflow, "result"), payload)
 
     def _on_prompt_text(self, event: events.PromptText) -> None:
