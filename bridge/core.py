@@ -269,13 +269,15 @@ class Core:
         A batch may be named as `prompt_id` too: an id that was sent by itself does not say what it is of.
         """
         batch_id = request.batch_id
+        workflow = None if workflow is None else self.workflow(workflow).name
         if request.prompt_id is not None:
             if self._batches.get(request.prompt_id) is None:
                 job_id = self._lookup.resolve(request.prompt_id)
+                if workflow is not None:
+                    await self._check_workflow(job_id, workflow)
                 await self._interrupt(job_id)
                 return {"prompt_ids": [job_id]}
             batch_id = request.prompt_id
-        workflow = None if workflow is None else self.workflow(workflow).name
         for ticket in self._queueing:
             if batch_id is None and workflow in {None, ticket.workflow}:
                 ticket.interrupted = True
@@ -286,6 +288,13 @@ class Core:
                 raise errors.AlreadyOver(f"the batch {batch_id} has ended already")
             raise errors.UnknownPrompt(f"there is no batch {batch_id!r}")
         return {"prompt_ids": ids}
+
+    async def _check_workflow(self, job_id: str, workflow: str) -> None:
+        """Raise UnknownPrompt if the job is one of another workflow."""
+        job = await self._runner.find(job_id)
+        if job is not None and job.workflow != workflow:
+            whose = "of no workflow" if job.workflow is None else f"one of the workflow {job.workflow}"
+            raise errors.UnknownPrompt(f"the job {job_id} is {whose}, not of {workflow}")
 
     async def _interrupt(self, job_id: str) -> None:
         if not await self._chains.interrupt(job_id):

@@ -166,3 +166,15 @@ async def test_twice_is_no_harm(tmp_path: Path, broker_port: int) -> None:
         assert {reply.get("code", "ok") for reply in replies} <= {"ok", "already_over"}
         await ended(here, prompt_id)
         await here.run(workflow="plain")
+
+
+async def test_a_job_of_another_workflow_is_left_alone(tmp_path: Path, broker_port: int) -> None:
+    async with house(tmp_path, broker_port, loaded="sleep") as here:
+        prompt_id = await here.eye.queue()
+        await here.eye.progress(prompt_id)
+        await here.eye.refused(
+            "workflow/fox/interrupt", prompt_id, "unknown_prompt", "one of the workflow sleep, not of fox"
+        )
+        assert not here.eye.finals(prompt_id)
+        await here.eye.done("workflow/sleep/interrupt", prompt_id)
+        await ended(here, prompt_id)
