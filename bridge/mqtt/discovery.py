@@ -110,6 +110,16 @@ class Discovery:
         document["components"] |= kept
         return document
 
+    @staticmethod
+    def gone(topic: str, components: Mapping[str, Document]) -> Document:
+        """Return as much of a device that went as Home Assistant needs to remove it when it is told to."""
+        object_id = topic.split("/")[-2]
+        return {
+            "device": {"identifiers": [object_id], "name": object_id},
+            "origin": {"name": _MAKER},
+            "components": dict(components),
+        }
+
     def _object_id(self, workflow: str | None) -> str:
         return self._id if workflow is None else f"{self._id}__{workflow}"
 

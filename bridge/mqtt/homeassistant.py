@@ -11,6 +11,7 @@ from typing import Any
 from bridge import __version__, events
 from bridge.core import Core
 from bridge.jobs.store import Store
+from bridge.mqtt import payloads
 from bridge.mqtt.discovery import Components, Discovery, with_removals
 from bridge.mqtt.message import Message
 from bridge.mqtt.publisher import Publisher
@@ -21,12 +22,15 @@ from bridge.tasks import log_failure
 logger = logging.getLogger(__name__)
 
 _FACT = "homeassistant"
+_GONE = "homeassistant_gone"
 _SETTLE = 1.0
 """Seconds from a change to its announcement: Home Assistant may lose part of one that follows another at once."""
 _PATIENCE = 10.0
 """Seconds that workflows wait after the start for a ComfyUI, which tells the choices of their parameters."""
 _AFTER_BIRTH = (0.5, 2.5)
 """Seconds, drawn at random: not every device of the house answers Home Assistant's start at the same moment."""
+_TAKEN_UP = 5.0
+"""Seconds after which Home Assistant has taken up a device that it is told of, and can be told to remove it."""
 _BORN = b"online"
 
 
@@ -48,6 +52,8 @@ class HomeAssistant:
         self._discovery = Discovery(topics, prefix=settings.prefix, version=__version__)
         self._announced: dict[str, Components] = {}
         """The components of each device by its topic, with those that were removed: kept over restarts."""
+        self._gone: dict[str, Components] = {}
+        """The same of devices that went: Home Assistant may have been away then, and keeps what it is not told of."""
         self._patient = True
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -71,6 +77,7 @@ class HomeAssistant:
         announced = await self._store.fact(_FACT, {})
         if self._settings.discovery:
             self._announced = announced
+            self._gone = await self._store.fact(_GONE, {})
             self._later("patience", _PATIENCE, self._lose_patience)
             self._announce()
         elif announced:
@@ -101,6 +108,7 @@ class HomeAssistant:
             components = with_removals(document["components"], self._announced.get(topic, {}))
             self._publisher.retain(topic, {**document, "components": components})
             announced[topic] = components
+        self._mourn({topic: one for topic, one in (self._gone | self._announced).items() if not self.keeps(topic)})
         announced = {topic: one for topic, one in self._announced.items() if self.keeps(topic)} | announced
         if announced != self._announced:
             self._announced = announced
@@ -127,6 +135,20 @@ class HomeAssistant:
     def _repeat(self) -> None:
         logger.debug("Home Assistant has started: everything is announced again")
         self._publisher.repeat(self._announced)
+        for topic, components in self._gone.items():
+            self._publisher.say(topic, payloads.dump(self._discovery.gone(topic, components)))
+        if self._gone:
+            self._later("gone", _TAKEN_UP, self._remove)
+
+    def _remove(self) -> None:
+        for topic in self._gone:
+            self._publisher.say(topic, b"")
+        self._mourn({})
+
+    def _mourn(self, gone: dict[str, Components]) -> None:
+        if gone != self._gone:
+            self._gone = gone
+            self._store.set_fact(_GONE, gone).add_done_callback(log_failure)
 
     def _later(self, name: str, seconds: float, do: Callable[[], None]) -> None:
         """Do something in so many seconds, once for all calls until then."""

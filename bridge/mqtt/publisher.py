@@ -339,6 +339,10 @@ class Publisher:
         """Publish a document that the broker is to hold from now on."""
         self._retained.put_document(topic, document)
 
+    def say(self, topic: str, payload: bytes) -> None:
+        """Publish something that the broker is not to hold."""
+        self._send(Message(topic, payload, qos=1, text=True), policy=Policy.KEEP)
+
     def repeat(self, topics: Iterable[str]) -> None:
         """Publish again what is retained on these topics."""
         self._retained.repeat(topics)

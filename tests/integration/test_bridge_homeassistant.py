@@ -325,6 +325,28 @@ async def test_home_assistant_starts_anew(tmp_path: Path, broker_port: int, prot
         assert not here.eye.of("response/status")
 
 
+async def test_one_that_was_away_removes_at_its_start_what_went_meanwhile(tmp_path: Path, broker_port: int) -> None:
+    both = {"fox": txt2img(), "plain": plain()}
+    async with household(tmp_path, broker_port, base="away", workflows=both):
+        pass
+    (tmp_path / "workflows" / "plain.json").unlink()
+    async with household(tmp_path, broker_port, base="away", workflows={"fox": txt2img()}):
+        pass
+    async with household(tmp_path, broker_port, base="away", workflows={"fox": txt2img()}) as (_, there):
+        before = len(there.documents)
+        await there.say("online")
+
+        def told() -> list[bool]:
+            return [one is not None for name, one, _ in there.documents[before:] if name == f"{there.object_id}__plain"]
+
+        await there.until(lambda: told() == [True, False])
+        await there.until(lambda: f"{there.object_id}__plain" not in there.devices)
+        before = len(there.documents)
+        await there.say("online")
+        await there.until(lambda: len(there.documents) >= before + 2)
+        assert told() == []
+
+
 async def test_a_broker_that_forgot_everything_is_told_again(tmp_path: Path) -> None:
     broker = Mosquitto(tmp_path / "broker")
     await broker.start()
