@@ -10,7 +10,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import IntEnum, StrEnum
 
 from bridge.mqtt.message import Message
 
@@ -18,7 +18,7 @@ _DEATHS = 3
 """Ended connections that condemn a message: one that made it suspect, and two with nothing else on its way."""
 
 
-class Policy(Enum):
+class Policy(StrEnum):
     """What happens to a message that cannot be sent at once."""
 
     KEEP = "keep"
@@ -51,7 +51,7 @@ class Limits:
     buffer: int = 256 * 1024
 
 
-class _Kind(Enum):
+class _Kind(IntEnum):
     """Which of the waiting messages are dropped together, oldest first."""
 
     BULKY = 1

@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from bridge.errors import InvalidGraph, UiFormat
@@ -170,6 +171,7 @@ def flow_order(graph: Graph) -> list[str]:
     return order
 
 
+@lru_cache(maxsize=512)
 def slug(text: str) -> str:
     """The text in `[a-z0-9_-]`, for names and topics; empty when the text has no letter and no digit.
 
