@@ -16,7 +16,7 @@ from bridge.workflow.parameters import Given, Parameter, derive, main_input
 from bridge.workflow.sidecar import Declaration, Place, Preset, Sidecar
 from bridge.workflow.titles import titled
 from bridge.workflow.values import apply, check, check_type, is_seed
-from bridge.workflow.words import did_you_mean, kind_of, listed, shown
+from bridge.workflow.words import did_you_mean, kind_of, listed, shown, title_of
 
 _NUMBERS = ("integer", "number")
 
@@ -233,8 +233,15 @@ def _preset(
     default = preset.default if preset.default in choices else None
     if default is None:
         default = preset_of(choices, {name: parameter.default for name, parameter in known.items()})
-    label = preset.title or preset.name.replace("_", " ").replace("-", " ").capitalize()
-    return Parameter(preset.name, label, "choice", default, (), choices=tuple(choices), presets=choices)
+    return Parameter(
+        preset.name,
+        preset.title or title_of(preset.name),
+        "choice",
+        default,
+        (),
+        choices=tuple(choices),
+        presets=choices,
+    )
 
 
 def preset_of(presets: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]) -> str | None:

@@ -19,7 +19,7 @@ from bridge.workflow.outputs import ANSWER, Output, outputs
 from bridge.workflow.sidecar import RESERVED
 from bridge.workflow.titles import titled
 from bridge.workflow.tracing import Tracer
-from bridge.workflow.words import shown
+from bridge.workflow.words import shown, title_of
 
 __all__ = ["RESERVED", "STANDARD", "Output", "Parameter", "Target", "derive", "outputs"]
 
@@ -272,7 +272,7 @@ def _parameter(
             default = RANDOM
     return Parameter(
         name=name,
-        title=label.replace("_", " ").replace("-", " ").strip().capitalize() if label == name else label,
+        title=title_of(name) if label == name else label,
         type=type_,
         default=default,
         targets=targets,

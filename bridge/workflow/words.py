@@ -8,6 +8,14 @@ from collections.abc import Iterable
 _SHOWN = 60
 _LISTED = 12
 _COMPARED = 2_000
+_WRITTEN = {"cfg": "CFG", "fps": "FPS", "lora": "LoRA", "vae": "VAE"}
+
+
+def title_of(name: str) -> str:
+    """What people are shown of a name that is all there is: `lora_2` is `LoRA 2`."""
+    words = name.replace("_", " ").replace("-", " ").lower().split()
+    text = " ".join(_WRITTEN.get(word, word) for word in words)
+    return text[:1].upper() + text[1:]
 
 
 def shown(value: object) -> str:
