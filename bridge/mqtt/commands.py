@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge import requests
 from bridge.core import Core
-from bridge.errors import BadPayload, BridgeError, Internal, RetainedCommand, UnknownCommand, Unsupported
+from bridge.errors import BadPayload, BridgeError, Internal, RetainedCommand, TooLarge, UnknownCommand, Unsupported
 from bridge.incoming import is_msgpack
 from bridge.mqtt import payloads
 from bridge.mqtt.message import Message
@@ -33,18 +33,30 @@ _INSTEAD = {
 """What is right instead of an unknown command, by the first level of its topic."""
 
 
+_HEAD = 1_000
+"""Bytes of a packet that are left to topic and properties."""
+
+
 class Commands:
     """Answers command messages; call `handle` for each, in the order of their coming.
 
-    Each is answered on `response/<command>`, and on the MQTT 5 response topic with its correlation data.
+    Each is answered on `response/<command>`, and on the MQTT 5 response topic with its correlation data. largest: tells
+    how many bytes a packet may have, None without a limit.
     """
 
     def __init__(
-        self, core: Core, topics: Topics, publish: Publish, *, prompt_writer: MqttWriter | None = None
+        self,
+        core: Core,
+        topics: Topics,
+        publish: Publish,
+        *,
+        largest: Callable[[], int | None] = lambda: None,
+        prompt_writer: MqttWriter | None = None,
     ) -> None:
         self._core = core
         self._topics = topics
         self._publish = publish
+        self._largest = largest
         self._prompt_writer = prompt_writer
         self._tasks = Tasks()
         self._cleared: set[str] = set()
@@ -192,11 +204,13 @@ class Commands:
                 return await core.reload()
 
     def _reply(self, command: Command, message: Message, reply: Mapping[str, Any], transaction: str | None) -> None:
-        document = dict(reply)
-        if transaction is not None:
-            document["transaction"] = transaction
+        named = {} if transaction is None else {"transaction": transaction}
         as_msgpack = is_msgpack(message.content_type)
-        payload = payloads.dump(document, as_msgpack=as_msgpack)
+        payload = payloads.dump({**reply, **named}, as_msgpack=as_msgpack)
+        largest = self._largest()
+        if largest is not None and len(payload) > largest - _HEAD:
+            words = f"the answer has {len(payload)} bytes, and the broker takes packets of at most {largest}"
+            payload = payloads.dump({**_failure(TooLarge(words)), **named}, as_msgpack=as_msgpack)
         content_type = payloads.MSGPACK if as_msgpack else payloads.JSON
         topics = [self._topics.response(command.name)]
         asked = message.response_topic

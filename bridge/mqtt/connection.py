@@ -97,6 +97,11 @@ class Connection:
         return self._protocol if self._link is None else self._link.protocol
 
     @property
+    def packet_maximum(self) -> int | None:
+        """Bytes of the largest packet that the broker takes, where it says so (MQTT 5)."""
+        return None if self._link is None else self._link.packet_maximum
+
+    @property
     def stats(self) -> Stats:
         """What happened so far."""
         counts = self._outbox.counts

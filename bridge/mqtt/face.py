@@ -82,7 +82,9 @@ class MqttFace:
                 self._topics, self._put, connected=lambda: self._connection.connected, time_limit=prompting.timeout
             )
             core.prompts.use(writer)
-        self._commands = Commands(core, self._topics, self._put, prompt_writer=writer)
+        self._commands = Commands(
+            core, self._topics, self._put, largest=lambda: self._connection.packet_maximum, prompt_writer=writer
+        )
         self._connection = Connection(
             connection_options(settings, url=url),
             will=self._publisher.state(online=False),

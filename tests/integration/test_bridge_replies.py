@@ -10,6 +10,7 @@ import msgpack
 import pytest
 
 from tests.support.bridge_process import house
+from tests.support.brokers import mosquitto
 from tests.support.graphs import picture
 from tests.support.mqtt_eye import watching
 
@@ -144,3 +145,12 @@ async def test_many_commands_at_once_are_all_answered(tmp_path: Path, broker_por
         replies = await asyncio.gather(*asked)
         assert all(reply["status"] == "ok" for reply in replies)
         assert here.eye.last("workflow/fox/values").json["seed"] == 149
+
+
+async def test_an_answer_that_the_broker_does_not_take_is_told(tmp_path: Path) -> None:
+    async with mosquitto(tmp_path / "m", lines=["max_packet_size 3000"]) as broker:
+        port = int(broker.url.rpartition(":")[2])
+        async with house(tmp_path, port, check=False) as here:
+            words = "the broker takes packets of at most 3000"
+            await here.eye.refused("bridge/request/workflows", None, "too_large", "the answer has", words)
+            assert (await here.eye.done("load", "img")) == {"workflow": "img"}
