@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.cli.terminal import printable, size
-from bridge.cli.wire import FINAL, document_of, levels, why
+from bridge.cli.wire import FINAL, document_of, levels, outputs_of, why
 from bridge.mqtt.message import Message
 
 _STYLES = {"completed": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
@@ -105,7 +105,7 @@ def _result(prompt_id: str, document: Mapping[str, Any]) -> Line:
     total = timings.get("total") if isinstance(timings, Mapping) else None
     if isinstance(total, (int, float)):
         words.append(f"after {total:.1f} s")
-    files = [_file(output) for output in document.get("outputs") or () if isinstance(output, Mapping)]
+    files = [_file(output) for output in outputs_of(document)]
     reason = why(document)
     details = [reason] if reason else []
     if files:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.cli.terminal import Failure
+from bridge.cli.wire import outputs_of
 from bridge.comfyui.address import parse_address
 from bridge.comfyui.transport import HttpTransport, TimeLimits
 from bridge.errors import BridgeError
@@ -104,9 +105,7 @@ async def write_outputs(
     """Write the files of a result; return their paths, and a sentence for each that could not be had."""
     written: list[Path] = []
     problems: list[str] = []
-    for n, output in enumerate(result.get("outputs") or ()):
-        if not isinstance(output, Mapping):
-            continue
+    for n, output in enumerate(outputs_of(result)):
         number = output.get("n", n)
         try:
             data = await bytes_of(output, received.get(number), max_bytes=max_bytes)

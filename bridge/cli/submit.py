@@ -17,7 +17,7 @@ from bridge.cli.progress import Display
 from bridge.cli.remote import Disconnected, Reconnected, Remote, remote
 from bridge.cli.submission import Run, Submission, subscriptions
 from bridge.cli.terminal import Failure, complain, printable
-from bridge.cli.wire import why
+from bridge.cli.wire import outputs_of, why
 from bridge.media import kinds
 from bridge.settings import Settings
 from bridge.workflow.graph import slug
@@ -178,7 +178,7 @@ class _Submit:
             problems.insert(0, f"{run.status}{': ' if reason else ''}{reason}")
         elif reason:
             problems.insert(0, reason)
-        self._failed = self._failed or len(paths) < len(result.get("outputs") or ())
+        self._failed = self._failed or len(paths) < len(outputs_of(result))
         for problem in problems:
             display.note(f"{self._workflow} {run.id[:8]}: {problem}")
         if self._as_json:

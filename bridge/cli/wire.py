@@ -34,3 +34,9 @@ def why(result: Mapping[str, Any]) -> str:
     if not isinstance(error, Mapping) or error.get("code") == "interrupted":
         return ""
     return printable(str(error.get("message") or error.get("code") or ""))
+
+
+def outputs_of(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The outputs that a result lists, whoever has sent it."""
+    outputs = result.get("outputs")
+    return [one for one in outputs if isinstance(one, Mapping)] if isinstance(outputs, list) else []

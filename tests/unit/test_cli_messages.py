@@ -134,6 +134,13 @@ def test_no_message_brings_a_client_down(topic: str, payload: bytes) -> None:
     Narrator("base").tell(one)
 
 
+@pytest.mark.parametrize("outputs", [True, 5, "x", {"n": 0}, None, [True, None]])
+def test_outputs_that_are_none_are_none(outputs: object) -> None:
+    line = describe("base", message("prompt/a/result", {"status": "completed", "outputs": outputs}))
+    assert line is not None
+    assert line.text == "graph a completed"
+
+
 # watch
 
 
