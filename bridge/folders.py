@@ -22,11 +22,8 @@ class Folders:
         self._library = library
         self._chains = ChainLibrary(settings.workflows.chains)
         self.wanted: str | None = settings.workflows.loaded
-
-    @property
-    def workflows(self) -> Mapping[str, Workflow]:
-        """The workflows and the chains, by name."""
-        return {**self._library.workflows, **self._chains.workflows}
+        self.workflows: Mapping[str, Workflow] = {}
+        """The workflows and the chains, by name, as they were built last: whatever is published asks for it."""
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -88,3 +85,4 @@ class Folders:
         mappings = {name: self._settings.mappings_for(name, loaded=name == loaded) for name in names}
         self._library.remap(mappings)
         self._chains.build(self._library.get, self._library.workflows)
+        self.workflows = {**self._library.workflows, **self._chains.workflows}

@@ -123,10 +123,11 @@ class Deliveries:
         """Wait for the ComfyUI that has a job's outputs: after a start it may come later than we do."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_COMFYUI_PATIENCE):
-                while (job["backend"], False) in [  # noqa: ASYNC110  the core has no event for it
-                    (one["name"], one["online"]) for one in self._core.backends()
-                ]:
+                while self._is_away(job["backend"]):  # noqa: ASYNC110  the core has no event for it
                     await asyncio.sleep(_LOOK_EVERY)
+
+    def _is_away(self, backend: str) -> bool:
+        return any(one["name"] == backend and not one["online"] for one in self._core.backends())
 
     async def _upload(self, asked: Asked, given: shapes.Bucket, job: Mapping[str, Any]) -> None:
         stages = self._wrapper.stages

@@ -231,7 +231,7 @@ class Publisher:
     def _send_latest(self, workflow: str, document: events.Document) -> None:
         payload = payloads.dump(document)
         self._send(_json(self._topics.workflow(workflow, "progress"), payload), policy=Policy.LATEST)
-        self._retained.put(self._topics.workflow(workflow, "status"), payload)
+        self._retained.put(self._topics.workflow(workflow, "status"), payload, content_type=payloads.JSON)
 
     def _on_status(self, event: events.JobStatus) -> None:
         self._progress.drop(event.job_id)
@@ -306,7 +306,7 @@ class Publisher:
         self._send(_json(self._topics.prompt(event.job_id, "result"), payload, qos=1), policy=Policy.KEEP)
         if event.workflow is not None:
             self._previews.drop(event.workflow)
-            self._retained.put(self._topics.workflow(event.workflow, "result"), payload)
+            self._retained.put(self._topics.workflow(event.workflow, "result"), payload, content_type=payloads.JSON)
 
     def _on_prompt_text(self, event: events.PromptText) -> None:
         user = (("id", event.idea_id),)

@@ -69,9 +69,10 @@ class Retained:
         content_type: str | None = None,
         user: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        """Have the broker hold a message from now on, unless its topic is of nobody; one that it has is not sent."""
-        if content_type is None and payload[:1] == b"{":
-            content_type = payloads.JSON
+        """Have the broker hold a message from now on, unless its topic is of nobody; one that it has is not sent.
+
+        content_type: None for a plain text.
+        """
         text = content_type in {None, payloads.JSON}
         message = Message(topic, payload, qos=1, retain=True, content_type=content_type, user=user, text=text)
         if self._is_stale(topic):  # a job may outlive the file of its workflow
