@@ -16,6 +16,7 @@ _FENCED = re.compile(r"```\w*\n?(.*?)(?:```|$)", re.DOTALL)
 _PROMPTS = ("prompt", "positive_prompt", "positive")
 _NEGATIVES = ("negative", "negative_prompt")
 _STRING = re.compile(r'"prompt"\s*:\s*"((?:[^"\\]|\\.)*)')
+_CUT_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\u[0-9a-fA-F]{0,3}$")
 
 
 def read_answer(text: str) -> Written | None:
@@ -92,7 +93,7 @@ def prompt_so_far(text: str) -> str:
     found = _STRING.search(text)
     if found is None:
         return ""
-    raw = re.sub(r"\\u[0-9a-fA-F]{0,3}$", "", found[1])
+    raw = _CUT_ESCAPE.sub(r"\1", found[1])
     try:
         return _clean(json.loads(f'"{raw}"', strict=False))
     except ValueError:  # an escape that JSON does not know

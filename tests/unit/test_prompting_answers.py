@@ -85,6 +85,8 @@ def test_any_answer_is_read_or_not_and_can_be_sent(text: str) -> None:
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])), st.integers(0, 200))
+@example("\\u", 200)
+@example("C:\\\\u12", 200)
 def test_the_prompt_so_far_grows_to_the_whole(prompt: str, cut: int) -> None:
     text = json.dumps({"prompt": prompt, "negative": "n"})
     part = prompt_so_far(text[:cut])
